@@ -145,7 +145,7 @@ def prepare():
 
 def fetch_models(again=False):
     """Fetch and check the embedded models when the catalog changed since the last time, or when asked to again."""
-    fetched = fingerprint("llmguide/catalog.py")
+    fetched = fingerprint("llmguide/catalog.py", "llmguide/assets/catalog.toml")
     if again or read(VENV / ".prefetched") != fetched:
         call(PROGRAMS / "llmguide", "prefetch")
         write(VENV / ".prefetched", fetched)

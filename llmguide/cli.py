@@ -209,7 +209,7 @@ def finetune(
     model: Annotated[str, typer.Option(help="Catalog name, folder, GGUF file or hub repository.")] = "smollm2-135m-instruct",
     validation: HeldBack = None, test: HeldBack = None,
     seed: Annotated[int | None, typer.Option(help="Of the split and the training; default: LLMGUIDE_SEED.")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 2,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the rows; default: 1, up to 5 for few rows.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     as_json: AsJson = False,
 ):

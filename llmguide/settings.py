@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LLMGUIDE_", extra="ignore")
     scale: Literal["smoke", "laptop", "full"] = "laptop"  # how much work a notebook does
     device: str | None = None  # "cpu", "cuda", "cuda:1", "mps"; None: the probe chooses
+    precision: Literal["float32", "bfloat16", "float16"] | None = None  # None: the probe chooses
     threads: int | None = None  # CPU threads for training; None: PyTorch's own choice
     seed: int = 0  # the seed of everything random
     offline: bool = False  # True: never ask the hub
@@ -124,11 +125,12 @@ def _choose_device(wanted: str | None) -> str:
 
 # %% ../nbs/0_foundations/00_settings.ipynb #c29
 @lru_cache(maxsize=4)
-def _probe(wanted: str | None, threads: int | None) -> Runtime:
+def _probe(wanted: str | None, threads: int | None, precision: str | None) -> Runtime:
     torch = require("torch", "finetuning")
     if threads: torch.set_num_threads(threads)
     device = _choose_device(wanted)
-    speeds = {precision: _training_speed(device, precision) for precision in ("float32", "bfloat16")}
+    if precision: return Runtime(device, precision, _training_speed(device, precision))
+    speeds = {name: _training_speed(device, name) for name in ("float32", "bfloat16")}
     precision = "bfloat16" if speeds["bfloat16"] > 1.2 * speeds["float32"] else "float32"
     return Runtime(device, precision, speeds[precision])
 
@@ -136,7 +138,7 @@ def _probe(wanted: str | None, threads: int | None) -> Runtime:
 def choose_runtime() -> Runtime:
     "Device and precision by a probe of about a second; raises ValueError for a device that is not there."
     settings = get_settings()
-    return _probe(settings.device, settings.threads)
+    return _probe(settings.device, settings.threads, settings.precision)
 
 # %% ../nbs/0_foundations/00_settings.ipynb #c33
 def set_seed(

@@ -20,12 +20,12 @@ class Method:
     alpha: int = 0  # the addition is scaled by alpha / rank
     targets: str | tuple[str, ...] = "all-linear"  # which layers get an addition
     four_bit: bool = False  # the frozen weights are packed as NF4
-    learning_rate: float = 4e-4  # highest value of the schedule
+    learning_rate: float = 1e-3  # highest value of the schedule
     dropout: float = 0.0  # share of the addition's inputs set to zero in training
 
 
 METHODS = {
-    "full": Method("full", learning_rate=5e-5),
+    "full": Method("full", learning_rate=1e-4),
     "lora": Method("lora", rank=16, alpha=32),
     "qlora": Method("qlora", rank=16, alpha=32, four_bit=True),
 }
