@@ -5,11 +5,13 @@ the share of parameters trained (F2), and the cost of LoRA and QLoRA against ful
 300 rows, twice each and in turn (F1). What is in results/ already is measured again and replaced.
 """
 
+import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from llmguide.catalog import resolve
 from llmguide.evidence import Interval, Measurement, paired_difference, percent_lower, ratio_interval, record, record_curve
 from llmguide.finetuning.evaluate import evaluate_model, macro_f1
 from llmguide.finetuning.predict import Artifact, Classifier, finetune_measured
@@ -63,13 +65,13 @@ def quality(name, folder):
     before = evaluate_model(classifier, test)
     record(Measurement("F9", before["accuracy_interval"].scale(100), **about(rows, f"zero-shot, best of {len(PROMPTS)} prompts",
            len(test), prompt=prompt, macro_f1=round(before["macro_f1"], 4))))
-    card, cost = finetune_measured(report=say, rows=training, validation=validation, output=folder / name, epochs=1, seed=0)
+    card, _ = finetune_measured(report=say, rows=training, validation=validation, output=folder / name, epochs=1, seed=0)
     after = evaluate_model(Artifact.load(folder / name), test)
     right = [[answer == label for answer, label in zip(measured["answers"], gold)] for measured in (before, after)]
     facts = {"before": round(before["accuracy"], 4), "after": round(after["accuracy"], 4),
              "macro_f1_before": round(before["macro_f1"], 4), "macro_f1_after": round(after["macro_f1"], 4),
              "calibration_error": round(after["calibration_error"], 4),
-             "training_rows": len(training), "epochs": 1, "minutes": round(cost.seconds / 60, 2)}
+             "training_rows": len(training), "epochs": 1}
     record(Measurement("F7", paired_difference(*right).scale(100), **about(rows, "lora", len(test), **facts),
            note="sentiment of news instead of diagnosis: same test rows before and after"))
     share = 100 * card["parameters"]["trained"] / card["parameters"]["all"]
@@ -103,16 +105,22 @@ def costs(name, folder):
 
 
 def main():
-    folder = Path(tempfile.mkdtemp())
+    resolve(MODEL)  # a missing model ends the run; a missing data set is only left out
+    os.environ["LLMGUIDE_PRECISION"], os.environ["LLMGUIDE_DEVICE"] = choose_runtime().precision, choose_runtime().device
+    folder, measured = Path(tempfile.mkdtemp()), 0
     try:
         for step in (quality, costs):
             for name in FULL_ROWS:
                 try:
-                    step(name, folder)
+                    load_rows(name)
                 except FileNotFoundError as missing:
                     print(f"  {name} left out: {missing}", flush=True)
+                    continue
+                step(name, folder)
+                measured += 1
     finally:
         shutil.rmtree(folder)
+    return int(not measured)
 
 
 if __name__ == "__main__":

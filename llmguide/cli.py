@@ -223,7 +223,7 @@ def finetune(
     with redirect_stdout(sys.stderr):
         from llmguide.finetuning.predict import finetune
 
-        artifact = finetune(parts.train, parts.validation, method=method, model=model, output=output, seed=seed,
+        artifact = finetune(parts.train, parts.validation, test=parts.test, method=method, model=model, output=output, seed=seed,
                             resume=resume, epochs=epochs, report=_say)
         found = {"artifact": str(output), "method": method, "model": model, **figures(artifact, parts)}
         found["seconds"] = round(time.monotonic() - start, 1)

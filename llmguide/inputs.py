@@ -39,8 +39,9 @@ def check_artifact_output(
 ) -> None:
     "Raise ValueError when an artefact can't be saved there, or would replace something else."
     if folder.is_file(): raise ValueError(f"{folder} is a file: name a folder in --output")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CARD).exists():
-        raise ValueError(f"{folder} holds other files: name a new or empty folder in --output")
+    others = {path.name for path in folder.iterdir()} - {CARD, "adapter", "model"} if folder.is_dir() else set()
+    if others: raise ValueError(f"{folder} holds other files ({min(others)}): name a new or empty folder in --output")
+    if folder.resolve() == Path.cwd(): raise ValueError(f"{folder} is the current folder: name a new folder in --output")
     check_writable(folder)
 
 

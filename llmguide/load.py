@@ -18,16 +18,15 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from .catalog import Resolved, card, resolve
+from .catalog import Resolved, card, file_hash, resolve
 from .settings import choose_runtime, get_settings, require
 
 # %% ../nbs/0_foundations/02_load.ipynb #c07
 def _decode(path: Path) -> str:
     "The text of a UTF-8 file (or UTF-16 with its mark); raises ValueError naming the line and a likely encoding."
     data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): return data.decode("utf-16")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as problem:
         line = data[: problem.start].count(b"\n") + 1
         likely = _likely_encoding(data)
@@ -57,12 +56,14 @@ def read_table(
     separator = max(",;\t", key=text.partition("\n")[0].count)
     rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
     if not rows: raise ValueError(f"{path.name} has a header but no rows: add rows below the header")
+    wide = [number for number, row in enumerate(rows, 1) if None in row]
+    if wide: raise ValueError(f"{path.name}: row {wide[0]} has more cells than the header: quote texts that hold {separator!r}")
     return rows
 
 
 def _read_json_lines(path: Path, text: str) -> list[dict]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
         except json.JSONDecodeError as problem: raise ValueError(f"{path.name} line {number} is not JSON: {problem}") from None
@@ -119,23 +120,23 @@ def load_rows(
 
 def _labelled(found: Resolved, text: str | None, label: str | None) -> list[dict]:
     known = card(found.name) if found.source != "path" and "/" not in found.name else None
-    table = read_table(found.path) if found.path else _from_hub(found.hub, known)
+    text, label = text or (known and known.text) or "text", label or (known and known.label) or "label"
+    table = read_table(found.path) if found.path else _from_hub(found.hub, label, known.hub_labels if known else [])
     name = found.path.name if found.path else found.hub
-    texts = _column(table, text or (known and known.text) or "text", name)
-    labels = _column(table, label or (known and known.label) or "label", name)
+    texts, labels = _column(table, text, name), _column(table, label, name)
     return [{"text": text, "label": label} for text, label in zip(texts, labels)]
 
 # %% ../nbs/0_foundations/02_load.ipynb #c20
-def _from_hub(repository: str, card) -> list[dict]:
-    "All rows of a hub data set with label numbers turned into names."
+def _from_hub(repository: str, label: str, otherwise: list[str]) -> list[dict]:
+    "All rows of a hub data set with label numbers turned into names; rows whose label is hidden (-1) are left out."
     datasets = require("datasets", "finetuning")
     parts = datasets.load_dataset(repository)
     rows = []
     for part in parts.values():
-        column = card.label if card else "label"
-        feature = part.features.get(column)
-        names = getattr(feature, "names", None) or (card.hub_labels if card else [])
-        rows += [dict(row) | ({column: names[row[column]]} if names and isinstance(row[column], int) else {}) for row in part]
+        names = getattr(part.features.get(label), "names", None) or otherwise
+        for row in part:
+            if not names or not isinstance(row.get(label), int): rows.append(dict(row))
+            elif row[label] >= 0: rows.append(dict(row) | {label: names[row[label]]})
     return rows
 
 # %% ../nbs/0_foundations/02_load.ipynb #c24
@@ -181,8 +182,7 @@ def split_rows(
 # %% ../nbs/0_foundations/02_load.ipynb #c35
 def _unpacked(file: Path) -> Path:
     "Folder with the weights of a GGUF file as safetensors, made on first use."
-    stat = file.stat()
-    target = get_settings().cache_dir / "unpacked" / f"{file.stem}-{stat.st_size}"
+    target = get_settings().cache_dir / "unpacked" / f"{file.stem}-{file_hash(file)[:16]}"
     if target.exists(): return target
     transformers = require("transformers", "finetuning")
     whole = transformers.GgufConfig(dequantize=True)
@@ -192,6 +192,7 @@ def _unpacked(file: Path) -> Path:
     draft = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         for part in (model, tokenizer): part.save_pretrained(draft)
+        draft.chmod(0o755)
         if not target.exists(): os.replace(draft, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -8,6 +8,7 @@ __all__ = ['Settings', 'get_settings', 'assets', 'write_atomically', 'require', 
 # %% ../nbs/0_foundations/00_settings.ipynb #c02
 import importlib
 import importlib.util
+import json
 import os
 import random
 import time
@@ -116,6 +117,8 @@ class Runtime(NamedTuple):
 def _choose_device(wanted: str | None) -> str:
     torch = require("torch", "finetuning")
     if wanted is None: return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda:") and wanted != "cuda:0":  # the Trainer would take the first one all the same
+        raise ValueError(f"LLMGUIDE_DEVICE={wanted!r}: set CUDA_VISIBLE_DEVICES={wanted[5:]} instead, and unset LLMGUIDE_DEVICE")
     try:
         torch.empty(1, device=wanted)
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
@@ -129,10 +132,24 @@ def _probe(wanted: str | None, threads: int | None, precision: str | None) -> Ru
     torch = require("torch", "finetuning")
     if threads: torch.set_num_threads(threads)
     device = _choose_device(wanted)
-    if precision: return Runtime(device, precision, _training_speed(device, precision))
-    speeds = {name: _training_speed(device, name) for name in ("float32", "bfloat16")}
-    precision = "bfloat16" if speeds["bfloat16"] > 1.2 * speeds["float32"] else "float32"
-    return Runtime(device, precision, speeds[precision])
+    speeds = _kept_speeds(device, threads)
+    precision = precision or ("bfloat16" if speeds["bfloat16"] > 1.2 * speeds["float32"] else "float32")
+    return Runtime(device, precision, speeds.get(precision) or _training_speed(device, precision))
+
+
+def _kept_speeds(device: str, threads: int | None) -> dict[str, float]:
+    "Speed by precision, measured once for each device and version of PyTorch and kept in the cache folder."
+    torch = require("torch", "finetuning")
+    processor = torch.cuda.get_device_name(device) if device.startswith("cuda") else torch.backends.cpu.get_cpu_capability()
+    key = f"{device} {processor} {threads} torch {torch.__version__} {os.environ.get('ONEDNN_MAX_CPU_ISA', '')}".strip()
+    file = get_settings().cache_dir / "speeds.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if key not in kept:
+        names = ("float32", "bfloat16")
+        rounds = [{name: _training_speed(device, name, 0.2) for name in names} for _ in range(3)]
+        kept[key] = {name: round(max(speeds[name] for speeds in rounds), 1) for name in names}
+        write_atomically(file, json.dumps(kept, indent=1))
+    return kept[key]
 
 
 def choose_runtime() -> Runtime:

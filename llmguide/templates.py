@@ -43,10 +43,9 @@ class Template:
         content = {key: value for key, value in asdict(self).items() if key != "name"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
-    @property
-    def label_prefix(self) -> str:
-        "What stands between the prompt and a label: a continuation starts with a space, a chat answer doesn't."
-        return " " if self.plain else ""
+    def continues(self, tokenizer) -> bool:
+        "Whether the model continues plain text: by the template's wish, or because its tokenizer knows no chat."
+        return self.plain or not tokenizer.chat_template
 
     def render(self, **values) -> list[dict]:
         "The messages for a chat; raises ValueError naming missing, unknown or empty values."
@@ -58,7 +57,7 @@ class Template:
         "The exact text a model reads before it answers, with the markup of its tokenizer."
         values = {name: _without_markup(str(value), tokenizer) for name, value in values.items()}
         messages = self.render(**values)
-        if self.plain or not tokenizer.chat_template: return "\n\n".join(m["content"] for m in messages)
+        if self.continues(tokenizer): return "\n\n".join(m["content"] for m in messages)
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def _check(self, values):

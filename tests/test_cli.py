@@ -162,7 +162,7 @@ def test_output_that_is_in_the_way(folder, capsys):
     Path("photos").mkdir()
     Path("photos/cat.jpg").touch()
     base = ("finetune", "--data", "good.csv", "--output")
-    assert "photos holds other files: name a new or empty folder" in refused(capsys, *base, "photos")
+    assert "photos holds other files (cat.jpg): name a new or empty folder" in refused(capsys, *base, "photos")
     assert "good.csv is a file: name a folder" in refused(capsys, *base, "good.csv")
     assert "good.csv is a file; choose another --output" in refused(capsys, *base, "good.csv/new")
 
@@ -185,9 +185,12 @@ def test_output_comes_first(folder, capsys):
 
 
 def test_an_older_artefact_may_be_replaced(folder):
-    Path("old").mkdir()
+    Path("old", "adapter").mkdir(parents=True)
     Path("old", "artifact.json").touch()
     check_artifact_output(Path("old"))
+    Path("old", "predictions.csv").touch()
+    with pytest.raises(ValueError, match="predictions.csv"):
+        check_artifact_output(Path("old"))
 
 
 # ---- prediction

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -56,9 +57,11 @@ def command(tiny, table, output, *more):
 ENVIRONMENT = os.environ | {"LLMGUIDE_PRECISION": "float32", "LLMGUIDE_DEVICE": "cpu", "HF_HUB_OFFLINE": "1"}
 
 
-def run(*arguments):
+def run(*arguments, lines=None):
     done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+    if lines is not None:
+        lines.extend(line for line in done.stderr.splitlines() if line.startswith("step "))
     return json.loads(done.stdout)
 
 
@@ -94,7 +97,12 @@ def test_killed_and_resumed_ends_with_the_same_weights(tiny, table, undisturbed,
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not output.exists(), "a killed run left an artefact"
-        measured = run(*command(tiny, table, output, "--resume"))
+        marks = [int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob("*/complete")]
+        assert marks, "no complete checkpoint after two minutes"
+        reached = []
+        measured = run(*command(tiny, table, output, "--resume"), lines=reached)
+        first = int(re.search(r"step (\d+)/", reached[0])[1])
+        assert first > max(marks), "the run was started again, not resumed"
         assert same(weights(output), weights(undisturbed[0]))
         assert measured["accuracy"] == undisturbed[1]["accuracy"]
         assert not checkpoints.exists()

@@ -85,7 +85,7 @@ def _measures(gold: list[str], probabilities: np.ndarray, labels: list[str]) -> 
         "rows": len(gold),
         "accuracy": float(right.mean()),
         "accuracy_interval": wilson_interval(int(right.sum()), len(right)),
-        "f1_score": _sklearn_f1(gold, answers, "weighted"),
+        "f1_score": _sklearn_f1(gold, answers, "weighted"),  # the mean over classes by their size
         "macro_f1": macro_f1(gold, answers),
         "macro_f1_interval": bootstrap_interval(np.array(gold), np.array(answers), statistic=macro_f1, draws=300),
         "confusion_matrix": metrics.confusion_matrix(gold, answers, labels=labels).tolist(),  # rows: truth, columns: answer

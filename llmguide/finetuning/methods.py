@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from ..settings import require, set_seed
 
-# %% ../../nbs/1_finetuning/03_methods.ipynb #c12
+# %% ../../nbs/1_finetuning/03_methods.ipynb #c14
 @dataclass(frozen=True)
 class Method:
     "How a model is adapted: what is trained, and how fast."
@@ -30,7 +30,7 @@ METHODS = {
     "qlora": Method("qlora", rank=16, alpha=32, four_bit=True),
 }
 
-# %% ../../nbs/1_finetuning/03_methods.ipynb #c13
+# %% ../../nbs/1_finetuning/03_methods.ipynb #c15
 def method(
     name: str | Method,  # "full", "lora", "qlora", or a Method of your own
     **changes,  # fields to set otherwise, such as rank=8
@@ -43,7 +43,7 @@ def method(
     if unknown: raise ValueError(f"a method has no {', '.join(sorted(unknown))}: it has {', '.join(asdict(name))}")
     return replace(name, **changes)
 
-# %% ../../nbs/1_finetuning/03_methods.ipynb #c17
+# %% ../../nbs/1_finetuning/03_methods.ipynb #c19
 def apply(
     model,  # causal language model from `load_causal`; for qlora with four_bit=True
     method: Method,
@@ -63,7 +63,7 @@ def apply(
                              target_modules=targets, task_type="CAUSAL_LM")
     return peft.get_peft_model(model, config)
 
-# %% ../../nbs/1_finetuning/03_methods.ipynb #c19
+# %% ../../nbs/1_finetuning/03_methods.ipynb #c22
 def parameter_counts(
     model,
 ) -> tuple[int, int]:

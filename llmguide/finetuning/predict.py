@@ -68,7 +68,7 @@ def _whole_label_scores(model, batch: dict, tokens: list[list[int]], end: int):
     lengths = torch.tensor([len(label) for label in tokens], device=device).repeat(rows)[:, None]
     wanted = torch.arange(width + 1, device=device) <= lengths
     gathered = scores.gather(-1, targets[..., None])[..., 0] * wanted
-    return gathered.sum(1).view(rows, count).log_softmax(-1)
+    return gathered.sum(1).view(rows, count)
 
 # %% ../../nbs/1_finetuning/06_predict.ipynb #c12
 def score_labels(
@@ -88,7 +88,11 @@ def score_labels(
         batch = collate([{"input_ids": prompts[row], "labels": [0]} for row in rows], tokenizer.pad_token_id)
         with torch.inference_mode():
             if single: found = _first_token_scores(model, batch, tokens)
-            else: found = _whole_label_scores(model, batch, tokens, tokenizer.eos_token_id)
+            else:  # many labels at a time, but never so many copies of a long row that memory runs out
+                step = max(1, 16_384 // len(prompts[rows[0]]))
+                parts = [tokens[i : i + step] for i in range(0, len(tokens), step)]
+                found = [_whole_label_scores(model, batch, part, tokenizer.eos_token_id) for part in parts]
+                found = torch.cat(found, 1).log_softmax(-1)
         scores[rows] = found.cpu().numpy()
         done += len(rows)
         if report: report(f"{done} of {len(prompts)} rows")
@@ -179,31 +183,45 @@ def read_card(
     folder: Path | str,  # of an artefact
 ) -> dict:
     "The card of an artefact; raises FileNotFoundError when the folder isn't one."
+    _restore(Path(folder))
     file = Path(folder) / CARD
     if not file.is_file():
         raise FileNotFoundError(f"{folder} is no artefact (it has no {CARD}): make one with  llmguide finetune")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise ValueError(f"{file} is damaged ({problem}): restore the folder or train again") from None
+    try: card = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as problem: raise ValueError(f"{file} is damaged ({problem}): restore the folder or train again") from None
+    missing = {"base", "method", "labels", "template", "template_hash", "precision"} - set(card)
+    if missing: raise ValueError(f"{file} is no card of ours (it lacks {', '.join(sorted(missing))}): name another folder")
+    return card
 
 # %% ../../nbs/1_finetuning/06_predict.ipynb #c26
-def _save(model, tokenizer, card: dict, folder: Path) -> None:
+def _draft(model, tokenizer, card: dict, folder: Path) -> Path:
+    "Write the weights to a folder beside the artefact's; the card follows when all is measured."
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        (draft / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False), encoding="utf-8")
-        model.save_pretrained(draft / ("adapter" if card["method"]["rank"] else "model"))
-        if not card["method"]["rank"]: tokenizer.save_pretrained(draft / "model")
-        draft.chmod(0o755)
-        old = draft.with_name(f"{draft.name}.old")
-        if folder.exists(): os.replace(folder, old)
-        os.replace(draft, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft / ("adapter" if card["method"]["rank"] else "model"))
+    if not card["method"]["rank"]: tokenizer.save_pretrained(draft / "model")
+    draft.chmod(0o755)
+    return draft
 
-# %% ../../nbs/1_finetuning/06_predict.ipynb #c28
+
+def _old(folder: Path) -> Path: return folder.with_name(f".{folder.name}.old")
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    "Put a complete draft in the artefact's place; whatever happens, one of the two is there."
+    if folder.exists():
+        shutil.rmtree(_old(folder), ignore_errors=True)
+        os.replace(folder, _old(folder))
+    try: os.replace(draft, folder)
+    finally: _restore(folder)
+    shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def _restore(folder: Path) -> None:
+    "After a kill between the two renames the artefact waits under its old name: bring it back."
+    if _old(folder).exists() and not folder.exists(): os.replace(_old(folder), folder)
+
+# %% ../../nbs/1_finetuning/06_predict.ipynb #c29
 def finetune(
     rows: list[dict],  # {text, label}; any labels, any language
     validation: list[dict] | None = None,  # rows held back to measure on; None: a tenth of `rows`
@@ -213,27 +231,31 @@ def finetune(
     template: Template = CLASSIFY,
     seed: int | None = None,  # None: the setting's
     resume: bool = False,  # True: go on with a run that was killed
+    test: list[dict] = (),  # rows you will measure on later: only checked, before hours are spent
     epochs: int | None = None,  # None: one for 2,400 rows and more, up to five for fewer
     report=print,  # called with a line of progress
 ) -> Artifact:
     "Fine-tune a language model to label texts, and save it as an artefact; raises before training when something can't work."
-    chosen, seed, output = _method(method), get_settings().seed if seed is None else seed, Path(output)
+    chosen, seed, output = _method(method), get_settings().seed if seed is None else seed, Path(output).resolve()
+    _restore(output)
     check_artifact_output(output)
-    labels = _labels(rows)
-    if validation is None: rows, validation = split_rows(rows, (0.9, 0.1), seed=0)
+    if validation is None: rows, validation = split_rows(rows, (0.9, 0.1), seed=seed)
     learned, cleaning = clean_rows(rows)
+    labels = _labels(rows, learned, validation)
     epochs = epochs or min(5, max(1, round(2400 / max(1, len(learned)))))
     precision = choose_runtime().precision if chosen.rank else "float32"
     base, tokenizer = load_causal(model, precision, chosen.four_bit)
     check_labels(labels, tokenizer, template)
-    for part in (learned, validation): encode_rows(part, tokenizer, template)  # nothing too long, before hours are spent
+    for part in (learned, validation, test): encode_rows(part, tokenizer, template)  # nothing too long, before hours are spent
     adapted = apply(base, chosen, seed)
     trained, total = parameter_counts(adapted)
     report(f"{chosen.name}: training {trained:,} of {total:,} parameters ({trained / total:.2%}) on {len(learned):,} rows")
     checkpoints = output.parent / f".{output.name}.checkpoints"
     run = train(adapted, encode_rows(learned, tokenizer, template), chosen, checkpoints, tokenizer.pad_token_id,
                 epochs=epochs, seed=seed, resume=resume, report=report)
-    card = {"format": 1, "base": str(model), "base_hash": _base_hash(model), "method": asdict(chosen), "labels": labels,
+    found = resolve(model)
+    name = str(found.path) if found.source == "path" else str(model)  # a relative path means another folder tomorrow
+    card = {"format": 1, "base": name, "base_hash": _base_hash(model), "method": asdict(chosen), "labels": labels,
             "template": asdict(template), "template_hash": template.hash, "precision": precision, "seed": seed,
             "epochs": epochs, "parameters": {"trained": trained, "all": total}, "cleaning": cleaning,
             "data": {"name": learned.name, "source": learned.source, "fingerprint": data_fingerprint(learned)},
@@ -241,34 +263,42 @@ def finetune(
             "versions": versions(), "date": datetime.date.today().isoformat(), "metrics": {}}
     return _finish(adapted, tokenizer, card, validation, output, checkpoints)
 
-# %% ../../nbs/1_finetuning/06_predict.ipynb #c29
+# %% ../../nbs/1_finetuning/06_predict.ipynb #c30
 def _method(name: str | Method) -> Method:
     return method(name)
 
 
-def _labels(rows: list[dict]) -> list[str]:
-    counts = {label: sum(row["label"] == label for row in rows) for label in sorted({row["label"] for row in rows})}
-    if len(counts) < 2:
-        raise ValueError(f"{getattr(rows, 'name', 'rows')}: there is only one class, {next(iter(counts), '')!r}; "
-                         "a classifier needs rows of at least two")
-    return list(counts)
+def _labels(rows: list[dict], learned: list[dict], validation: list[dict]) -> list[str]:
+    "The labels of the rows; raises ValueError when they can't be learned from what is left, or not measured."
+    labels, name = sorted({row["label"] for row in rows}), getattr(rows, "name", "rows")
+    if len(labels) < 2: raise ValueError(f"{name}: there is only one class, {labels}; a classifier needs rows of at least two")
+    lost = sorted(set(labels) - {row["label"] for row in learned})
+    if lost: raise ValueError(f"{name}: no row of {lost[0]!r} is left: its texts carry other labels too; mend the labels")
+    if len(validation) < 2: raise ValueError(f"{name}: fewer than two rows to validate on: give more rows, or some of your own")
+    unknown = sorted({row["label"] for row in validation} - set(labels))
+    if unknown: raise ValueError(f"the validation rows have the label {unknown[0]!r}, the training rows don't: mend one of them")
+    return labels
 
 
 def _finish(adapted, tokenizer, card: dict, validation: list[dict], output: Path, checkpoints: Path) -> Artifact:
-    "Measure the trained model, save it with its card, and clear the checkpoints away."
-    _save(adapted, tokenizer, card, output)  # the adapter first: merging empties it
-    artifact = Artifact(_merged(adapted, Method(**card["method"])), tokenizer, card)
-    measured = evaluate_model(artifact, validation)
-    keep = ("rows", "accuracy", "accuracy_interval", "f1_score", "macro_f1", "macro_f1_interval", "calibration_error")
-    card["metrics"] = {name: _plain(measured[name]) for name in keep}
-    write_atomically(output / CARD, json.dumps(card, indent=2, ensure_ascii=False))
+    "Save the trained model beside its place, measure it, put it there with its card, and clear the checkpoints away."
+    draft = _draft(adapted, tokenizer, card, output)  # before merging, which empties the adapter
+    try:
+        artifact = Artifact(_merged(adapted, Method(**card["method"])), tokenizer, card)
+        measured = evaluate_model(artifact, validation)
+        keep = ("rows", "accuracy", "accuracy_interval", "f1_score", "macro_f1", "macro_f1_interval", "calibration_error")
+        card["metrics"] = {name: _plain(measured[name]) for name in keep}
+        write_atomically(draft / CARD, json.dumps(card, indent=2, ensure_ascii=False))
+        _swap(draft, output)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return artifact
 
 
 def _plain(value): return list(value) if isinstance(value, Interval) else value
 
-# %% ../../nbs/1_finetuning/06_predict.ipynb #c40
+# %% ../../nbs/1_finetuning/06_predict.ipynb #c42
 def finetune_measured(
     report=print,  # called with a line of progress
     **arguments,  # of `finetune`
@@ -279,7 +309,7 @@ def finetune_measured(
 
 def _finetune_card(**arguments) -> dict: return finetune(**arguments).card
 
-# %% ../../nbs/1_finetuning/06_predict.ipynb #c42
+# %% ../../nbs/1_finetuning/06_predict.ipynb #c44
 def sentiment_folder() -> Path:
     "Where the sentiment artefact of this project is kept."
     name = "sentiment-smoke" if get_settings().scale == "smoke" else "sentiment"  # a test never replaces the real one

@@ -38,23 +38,24 @@ def label_tokens(
     template: Template,
     label: str,
 ) -> list[int]:
-    "Tokens of a label as they follow the prompt, without the end token."
-    return tokenizer(template.label_prefix + label, add_special_tokens=False).input_ids
+    "Tokens of a label as they follow the prompt, without the end token; a continuation starts with a space."
+    space = " " if template.continues(tokenizer) else ""
+    return tokenizer(space + label, add_special_tokens=False).input_ids
 
 
 def prompt_tokens(tokenizer, template: Template, text: str) -> list[int]:
     "Tokens of the prompt of a text; a plain prompt begins as the tokenizer begins every text."
-    return tokenizer(template.prompt(tokenizer, text=text), add_special_tokens=template.plain).input_ids
+    return tokenizer(template.prompt(tokenizer, text=text), add_special_tokens=template.continues(tokenizer)).input_ids
 
 # %% ../../nbs/1_finetuning/02_prepare.ipynb #c19
 def encode_rows(
     rows: list[dict],  # {text, label}
     tokenizer,
     template: Template = CLASSIFY,
-    max_tokens: int = 2048,  # longest row; the small model was trained on texts up to this length
+    max_tokens: int = 2048,  # longest row that is accepted; a model that reads less says so in its tokenizer
 ) -> list[dict]:
     "Rows as {input_ids, labels}, only label and end token learned; raises ValueError naming a row that is too long."
-    encoded = []
+    encoded, max_tokens = [], min(max_tokens, tokenizer.model_max_length)
     for number, row in enumerate(rows, 1):
         prompt = prompt_tokens(tokenizer, template, row["text"])
         answer = [*label_tokens(tokenizer, template, row["label"]), tokenizer.eos_token_id]
