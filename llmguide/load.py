@@ -9,12 +9,14 @@ __all__ = ['read_table', 'Rows', 'load_rows', 'group_key', 'split_rows', 'causal
 import csv
 import io
 import json
+import logging
 import os
 import random
 import re
 import shutil
 import tempfile
 import unicodedata
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -212,6 +214,13 @@ def causal_source(
     return str(_unpacked(files[0]))
 
 # %% ../nbs/0_foundations/02_load.ipynb #c38
+def _quiet_libraries() -> None:
+    "Keep a progress bar and two notices away that a reader can do nothing about."
+    require("transformers", "finetuning").utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional kernel that isn't installed
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # one library warns of another's choice
+
+
 def load_causal(
     name: str | Path,  # catalog name, GGUF file, folder, or hub repository
     precision: str = "float32",  # of the weights: "float32", "bfloat16" or "float16"
@@ -220,7 +229,7 @@ def load_causal(
     "A causal language model and its tokenizer, on the device of the probe; raises with what to do when it can't."
     torch, transformers = require("torch", "finetuning"), require("transformers", "finetuning")
     source, device = causal_source(name), choose_runtime().device
-    transformers.utils.logging.disable_progress_bar()
+    _quiet_libraries()
     options = {"dtype": getattr(torch, precision), "local_files_only": get_settings().offline}
     if four_bit:
         require("bitsandbytes", "finetuning")
