@@ -37,12 +37,11 @@ def _decode(path: Path) -> str:
 
 
 def _likely_encoding(data: bytes) -> str:
-    "Chinese in GB18030 comes in runs of at least four high bytes; accents in Latin-1 stand alone."
+    "Chinese in GB18030 comes in runs of four high bytes and more; accents in Latin-1 stand alone or in pairs."
     try: text = data.decode("gb18030")
     except UnicodeDecodeError: return "LATIN1"
-    runs = re.findall(rb"[\x80-\xff]+", data)
-    long = sum(len(run) >= 4 for run in runs)
-    return "GB18030" if 2 * long > len(runs) and any("\u4e00" <= c <= "\u9fff" for c in text) else "LATIN1"
+    words = re.search(rb"[\x80-\xff]{4}", data)
+    return "GB18030" if words and any("\u4e00" <= c <= "\u9fff" for c in text) else "LATIN1"
 
 # %% ../nbs/0_foundations/02_load.ipynb #c09
 def read_table(
