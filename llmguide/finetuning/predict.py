@@ -21,12 +21,12 @@ from ..catalog import file_hash, resolve
 from ..evidence import Interval, versions
 from .classify import Classifier
 from .evaluate import evaluate_model
-from .methods import Method, apply, method, parameter_counts
+from .methods import Method, apply, load_addition, merge, method, parameter_counts, save_addition
 from .prepare import CLASSIFY, check_labels, clean_rows, encode_rows
 from .train import Cost, in_own_process, train
 from ..inputs import CARD, check_artifact_output
 from ..load import load_causal, load_rows, split_rows
-from ..settings import choose_runtime, get_settings, require, write_atomically
+from ..settings import choose_runtime, get_settings, write_atomically
 from ..templates import Template
 
 # %% ../../nbs/1_finetuning/06_predict.ipynb #c05
@@ -67,20 +67,15 @@ class Artifact(Classifier):
         "Load an artefact from its folder; raises FileNotFoundError or ValueError naming what doesn't fit."
         card = read_card(folder)
         chosen = Method(**card["method"])
-        if not chosen.rank: return cls(*load_causal(Path(folder) / "model", card["precision"]), card)
+        if chosen.whole: return cls(*load_causal(Path(folder) / "model", card["precision"]), card)
         if _base_hash(card["base"]) != card["base_hash"]:
             raise ValueError(f"{Path(folder).name} was trained on other weights of {card['base']} than those here: "
                              "bring them back or train again")
         base, tokenizer = load_causal(card["base"], card["precision"], chosen.four_bit)
-        adapted = require("peft", "finetuning").PeftModel.from_pretrained(base, str(Path(folder) / "adapter"))
-        return cls(_merged(adapted, chosen), tokenizer, card)
+        adapted = load_addition(base, chosen, Path(folder) / "adapter")
+        return cls(merge(adapted, chosen), tokenizer, card)
 
 # %% ../../nbs/1_finetuning/06_predict.ipynb #c08
-def _merged(model, method: Method):
-    if not method.rank or method.four_bit: return model
-    return model.merge_and_unload()
-
-
 def read_card(
     folder: Path | str,  # of an artefact
 ) -> dict:
@@ -100,8 +95,9 @@ def _draft(model, tokenizer, card: dict, folder: Path) -> Path:
     "Write the weights to a folder beside the artefact's; the card follows when all is measured."
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    model.save_pretrained(draft / ("adapter" if card["method"]["rank"] else "model"))
-    if not card["method"]["rank"]: tokenizer.save_pretrained(draft / "model")
+    chosen = Method(**card["method"])
+    save_addition(model, chosen, draft / ("model" if chosen.whole else "adapter"))
+    if chosen.whole: tokenizer.save_pretrained(draft / "model")
     draft.chmod(0o755)
     return draft
 
@@ -127,7 +123,7 @@ def _restore(folder: Path) -> None:
 def finetune(
     rows: list[dict],  # {text, label}; any labels, any language
     validation: list[dict] | None = None,  # rows held back to measure on; None: a tenth of `rows`
-    method: str | Method = "lora",  # "full", "lora", "qlora"
+    method: str | Method = "lora",  # a name of methods.METHODS, or a Method
     model: str = "smollm2-135m-instruct",  # catalog name, folder or hub repository
     output: Path | str = "artifact",  # folder for the artefact
     template: Template = CLASSIFY,
@@ -145,7 +141,7 @@ def finetune(
     learned, cleaning = clean_rows(rows)
     labels = _labels(rows, learned, validation)
     epochs = epochs or min(5, max(1, round(2400 / max(1, len(learned)))))
-    precision = choose_runtime().precision if chosen.rank else "float32"
+    precision = "float32" if chosen.whole else choose_runtime().precision
     base, tokenizer = load_causal(model, precision, chosen.four_bit)
     check_labels(labels, tokenizer, template)
     for part in (learned, validation, test): encode_rows(part, tokenizer, template)  # nothing too long, before hours are spent
@@ -191,7 +187,7 @@ def _finish(adapted, tokenizer, card: dict, validation: list[dict], output: Path
     "Save the trained model beside its place, measure it, put it there with its card, and clear the checkpoints away."
     draft = _draft(adapted, tokenizer, card, output)  # before merging, which empties the adapter
     try:
-        artifact = Artifact(_merged(adapted, Method(**card["method"])), tokenizer, card)
+        artifact = Artifact(merge(adapted, Method(**card["method"])), tokenizer, card)
         measured = evaluate_model(artifact, validation)
         keep = ("rows", "accuracy", "accuracy_interval", "f1_score", "macro_f1", "macro_f1_interval", "calibration_error")
         card["metrics"] = {name: _plain(measured[name]) for name in keep}
