@@ -77,7 +77,7 @@ def collate(
     "A left-padded batch: input_ids, attention_mask, position_ids (batch, tokens), and labels of the last positions."
     torch = require("torch", "finetuning")
     longest = max(len(e["input_ids"]) for e in examples)
-    learned = max(sum(label != IGNORED for label in e["labels"]) for e in examples)
+    learned = max(len(e["labels"]) - _first_learned(e["labels"]) for e in examples)  # from the first answer of a conversation on
 
     def fill(values, value): return [value] * (longest - len(values)) + values
 
@@ -87,6 +87,10 @@ def collate(
         "position_ids": torch.tensor([fill(list(range(len(e["input_ids"]))), 0) for e in examples]),
         "labels": torch.tensor([fill(e["labels"], IGNORED)[-learned:] for e in examples]),
     }
+
+
+def _first_learned(labels: list[int]) -> int:
+    return next((place for place, label in enumerate(labels) if label != IGNORED), len(labels) - 1)
 
 # %% ../../nbs/1_finetuning/02_prepare.ipynb #c32
 def check_labels(
