@@ -20,7 +20,7 @@ from llmguide.load import load_causal, load_rows, split_rows
 from llmguide.settings import choose_runtime, require
 
 MODEL, BATCH, EPOCHS, ROUNDS = "smollm2-135m-instruct", 16, 2, 2
-STEP_ROWS, ROWS, TEST = 80, 240, 600
+STEP_ROWS, ROWS, TEST = 80, 160, 600
 
 
 def quiet(line):

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer.exceptions import TyperException
+
+try: from typer.exceptions import TyperException
+except ModuleNotFoundError: from click import ClickException as TyperException  # typer below 0.21, which Flower asks for
 
 from . import __version__
 
@@ -227,6 +229,7 @@ def finetune(
                             resume=resume, epochs=epochs, report=_say)
         found = {"artifact": str(output), "method": method, "model": model, **figures(artifact, parts)}
         found["seconds"] = round(time.monotonic() - start, 1)
+    if os.environ.get("RANK", "0") != "0": return  # started with others by accelerate launch: the first one speaks
     _show(found, as_json, ("on rows held back", f"{method}, {model}"), figure_rows(found))
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c37

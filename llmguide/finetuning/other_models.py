@@ -9,8 +9,7 @@ __all__ = ['load_encoder', 'train_encoder', 'classify', 'load_seq2seq', 'adapt_s
 from pathlib import Path
 
 from ..catalog import resolve
-from ..evidence import wilson_interval
-from .methods import Method, apply, method
+from .methods import Method, apply
 from ..settings import choose_runtime, get_settings, require, set_seed
 
 # %% ../../nbs/1_finetuning/03_other_models.ipynb #c05

@@ -23,6 +23,7 @@ from .classify import Classifier
 from .evaluate import evaluate_model
 from .methods import Method, apply, load_addition, merge, method, parameter_counts, save_addition
 from .prepare import CLASSIFY, check_labels, clean_rows, encode_rows
+from .scale import agreed, gather, on_main_first, processes
 from .train import Cost, in_own_process, train
 from ..inputs import CARD, check_artifact_output
 from ..load import load_causal, load_rows, split_rows
@@ -135,14 +136,16 @@ def finetune(
 ) -> Artifact:
     "Fine-tune a language model to label texts, and save it as an artefact; raises before training when something can't work."
     chosen, seed, output = _method(method), get_settings().seed if seed is None else seed, Path(output).resolve()
-    _restore(output)
-    check_artifact_output(output)
+    with on_main_first():
+        _restore(output)
+        check_artifact_output(output)
+    if not processes().is_main_process: report = lambda line: None  # noqa: E731
     if validation is None: rows, validation = split_rows(rows, (0.9, 0.1), seed=seed)
     learned, cleaning = clean_rows(rows)
     labels = _labels(rows, learned, validation)
     epochs = epochs or min(5, max(1, round(2400 / max(1, len(learned)))))
-    precision = "float32" if chosen.whole else choose_runtime().precision
-    base, tokenizer = load_causal(model, precision, chosen.four_bit)
+    precision = "float32" if chosen.whole else agreed(choose_runtime().precision)
+    with on_main_first(): base, tokenizer = load_causal(model, precision, chosen.four_bit)
     check_labels(labels, tokenizer, template)
     for part in (learned, validation, test): encode_rows(part, tokenizer, template)  # nothing too long, before hours are spent
     adapted = apply(base, chosen, seed)
@@ -185,9 +188,15 @@ def _labels(rows: list[dict], learned: list[dict], validation: list[dict]) -> li
 
 def _finish(adapted, tokenizer, card: dict, validation: list[dict], output: Path, checkpoints: Path) -> Artifact:
     "Save the trained model beside its place, measure it, put it there with its card, and clear the checkpoints away."
+    cut = gather(adapted)
+    if not processes().is_main_process:  # all have the same weights: one writes, the others read
+        processes().wait_for_everyone()
+        return Artifact.load(output)
     draft = _draft(adapted, tokenizer, card, output)  # before merging, which empties the adapter
     try:
-        artifact = Artifact(merge(adapted, Method(**card["method"])), tokenizer, card)
+        if cut: write_atomically(draft / CARD, json.dumps(card, ensure_ascii=False))  # it can be saved, but not run any more
+        artifact = Artifact.load(draft) if cut else Artifact(merge(adapted, Method(**card["method"])), tokenizer, card)
+        artifact.card = card
         measured = evaluate_model(artifact, validation)
         keep = ("rows", "accuracy", "accuracy_interval", "f1_score", "macro_f1", "macro_f1_interval", "calibration_error")
         card["metrics"] = {name: _plain(measured[name]) for name in keep}
@@ -196,6 +205,7 @@ def _finish(adapted, tokenizer, card: dict, validation: list[dict], output: Path
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     shutil.rmtree(checkpoints, ignore_errors=True)
+    processes().wait_for_everyone()
     return artifact
 
 
