@@ -190,7 +190,8 @@ def evidence(names: Annotated[list[str] | None, typer.Argument(help="Measurement
     raise typer.Exit(1)
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c27
-BUILDS = {"sentiment": ("llmguide.finetuning.predict", "build_sentiment")}  # name -> module, function
+BUILDS = {"sentiment": ("llmguide.finetuning.predict", "build_sentiment"),  # name -> module, function
+          "encoder": ("llmguide.finetuning.quantize", "build_encoder")}
 
 
 @app.command()

@@ -98,7 +98,7 @@ def hardware() -> dict:
     }  # fmt: skip
 
 # %% ../nbs/0_foundations/06_1_measurements.ipynb #c16
-PACKAGES = ("numpy", "torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "lancedb", "sentence-transformers")
+PACKAGES = ("numpy", "torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "onnxruntime", "lancedb", "sentence-transformers")
 
 
 def versions() -> dict[str, str]:
