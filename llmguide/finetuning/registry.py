@@ -176,7 +176,7 @@ class Registry(_Guarded):
 
     def decide(self, name: str, version: int, decision: "Decision", who: str | None = None) -> bool:
         "Promote or refuse a version as `gate` decided, its figures stored; returns whether it was promoted."
-        self._settle(name, "promoted" if decision.promote else "refused", version, decision.reason, who, figures=decision.figures())
+        self._settle(name, decision.event, version, decision.reason, who, figures=decision.figures())
         return decision.promote
 
     def rollback(self, name: str, why: str = "", who: str | None = None) -> int:
@@ -222,6 +222,11 @@ class Decision(NamedTuple):
     change: Interval  # of the new model on old rows
     margin: float  # points it may lose on old rows
     rows: tuple[int, int]  # new, old
+
+    @property
+    def event(self) -> str:
+        "What the history calls it."
+        return "promoted" if self.promote else "refused"
 
     def figures(self) -> dict:
         "The figures as plain types for JSON."
