@@ -10,18 +10,17 @@ import sys
 
 import numpy as np
 
-from llmguide.catalog import resolve
 from llmguide.evidence import Interval, Measurement, paired_difference, percent_lower, record, record_curve
 from llmguide.finetuning import compress, distill, encoder, prune, quantize
 from llmguide.finetuning.compress import Form
-from llmguide.finetuning.gguf import write_gguf
+from llmguide.finetuning.gguf import gguf_source, write_gguf
 from llmguide.finetuning.predict import Artifact, data_fingerprint, finetune, sentiment_rows
 from llmguide.load import Rows, split_rows
 from llmguide.settings import choose_runtime, get_settings
 
 BASE, ENCODER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 ALLOWED = {"C3": 1, "C4": 3}  # points of accuracy that may be lost, as the claims say
-LABELLED, TEST_ROWS, ROUNDS, EPOCHS, STUDENT_EPOCHS, LATER = 2000, 1000, 3, 3, 3, 96
+LABELLED, TEST_ROWS, ROUNDS, EPOCHS, STUDENT_EPOCHS, TIMED = 2000, 1000, 3, 3, 3, 96
 
 
 def say(line):
@@ -37,9 +36,8 @@ def teacher_folder(labelled, validation, folder):
     model = artifact.model.float()
     model.save_pretrained(draft)
     artifact.tokenizer.save_pretrained(draft)
-    base = resolve(BASE).path
-    files = [] if base is None else [base] if base.is_file() else sorted(base.glob("*.gguf"))
-    if files: write_gguf(model, files[0], folder / "tuned.gguf")
+    try: write_gguf(model, gguf_source(BASE), folder / "tuned.gguf")
+    except ValueError as problem: say(str(problem))
     draft.rename(folder / "merged")
     return folder / "merged"
 
@@ -210,7 +208,7 @@ def main():
     work = folder / "forms"
     shutil.rmtree(work, ignore_errors=True)
     forms, parity = encoder_forms(made, [row["text"] for row in labelled[:100]], work)
-    records = compress.measure_forms(forms + causal_forms(merged, folder), test, ROUNDS, LATER, report=say)
+    records = compress.measure_forms(forms + causal_forms(merged, folder), test, ROUNDS, TIMED, report=say)
     facts = {"labelled_rows": len(labelled), "rows_without_labels": len(unlabelled), "rounds": ROUNDS,
              "precision_of_training": choose_runtime().precision, **parity}  # fmt: skip
     note = "memory: of the process after single texts, less the libraries; latency: one text at a time, tokenising included; " \

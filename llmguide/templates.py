@@ -49,7 +49,7 @@ class Template:
 
     def render(self, **values) -> list[dict]:
         "The messages for a chat; raises ValueError naming missing, unknown or empty values."
-        self._check(values)
+        _check_values(self, values)
         system = [{"role": "system", "content": fill(self.system, values)}] if self.system else []
         return [*system, {"role": "user", "content": fill(self.text, values)}]
 
@@ -60,14 +60,15 @@ class Template:
         if self.continues(tokenizer): return "\n\n".join(m["content"] for m in messages)
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def _check(self, values):
-        missing, unknown = set(self.variables) - set(values), set(values) - set(self.variables)
-        if missing: raise ValueError(f"template {self.name!r} needs a value for {', '.join(sorted(missing))}")
-        if unknown: raise ValueError(f"template {self.name!r} has no place for {', '.join(sorted(unknown))}")
-        empty = [name for name, value in values.items() if not str(value).strip()]
-        if empty: raise ValueError(f"template {self.name!r}: the value of {empty[0]} is empty")
-
 # %% ../nbs/0_foundations/04_templates.ipynb #c14
+def _check_values(template: "Template", values: dict):
+    missing, unknown = set(template.variables) - set(values), set(values) - set(template.variables)
+    if missing: raise ValueError(f"template {template.name!r} needs a value for {', '.join(sorted(missing))}")
+    if unknown: raise ValueError(f"template {template.name!r} has no place for {', '.join(sorted(unknown))}")
+    empty = [name for name, value in values.items() if not str(value).strip()]
+    if empty: raise ValueError(f"template {template.name!r}: the value of {empty[0]} is empty")
+
+# %% ../nbs/0_foundations/04_templates.ipynb #c16
 def _without_markup(value: str, tokenizer) -> str:
     "Break the tokenizer's special tokens inside a value, so that text stays text."
     for token in sorted(tokenizer.all_special_tokens, key=len, reverse=True):

@@ -399,3 +399,23 @@ def test_any_labels_in_any_language(folder):
     table("zh.csv", rows, "标题\t情绪")
     parts = labelled_parts("zh.csv", "标题", "情绪")
     assert parts.train.labels == ["利好", "利空"]
+
+
+def test_finetune_knows_every_method():
+    from typing import get_args
+
+    from llmguide.cli import TrainingMethod
+    from llmguide.finetuning.methods import METHODS
+
+    assert get_args(TrainingMethod) == tuple(METHODS)
+
+
+def test_check_reports_and_trains_nothing(folder, capsys):
+    shutil.copy("good.csv", "mine.csv")
+    command = ["finetune", "--data", "good.csv", "--output", "out", "--check", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] and {"memory", "forecast", "end token"} <= {each["check"] for each in found["findings"]}
+    assert main([*command, "--test", "mine.csv"]) == 1  # the test rows are the training rows
+    assert "test leak" in [each["check"] for each in json.loads(capsys.readouterr().out)["findings"] if each["level"] == "error"]
+    assert not Path("out").exists()

@@ -28,7 +28,7 @@ GLOSSARY = (  # any term of a group may stand for another of it
     ("company", "firm"), ("employees", "workers"), ("agreement", "contract"), ("acquire", "buy", "purchase"),
     ("approximately", "roughly"), ("announced", "reported"), ("customers", "clients"), ("said", "stated"),
     ("expects", "anticipates"), ("factory", "plant"), ("delivery", "shipment"), ("invoice", "bill"), ("app", "application"),
-    ("增长", "上升", "增加"), ("下降", "下滑", "减少"), ("营业收入", "营收"), ("利润", "盈利"), ("合同", "协议"),
+    ("增长", "上升", "增加"), ("下降", "下滑"), ("营业收入", "营收"), ("利润", "盈利"), ("合同", "协议"),
     ("客户", "顾客"), ("员工", "职工"), ("大约", "大概"), ("发票", "账单"), ("密码", "口令"), ("退款", "退钱"),
     ("无法", "不能"), ("购买", "选购"), ("宣布", "公布"), ("预计", "预期"),
 )  # fmt: skip
@@ -146,7 +146,7 @@ def fault(
     if not 0.4 < ratio < 2.5: return "much longer or shorter"
     if _numbers(before) != _numbers(after): return "other numbers"
     if bool(_NOT.search(before)) != bool(_NOT.search(after)): return "negation changed"
-    if _directions(before) and _directions(before) != _directions(after): return "direction changed"
+    if _directions(before) != _directions(after): return "direction changed"
     return None
 
 # %% ../../nbs/1_finetuning/02_3_augment.ipynb #c28

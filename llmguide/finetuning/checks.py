@@ -89,6 +89,7 @@ def check_rows(
              finding_of("contradictions", "warning", clashes, len(training), "have the text of a row with another label", "none",
                       f"decide which label is right; {clean}")]
     near = _near_training(training, held_back)
+    if held_back and not near: found.append(Finding("near-copies", "ok", f"not looked for: more than {MOST_COMPARED:,} rows"))
     for name, rows in held_back.items(): found += _held_back(name, rows, keys, {row["label"] for row in training}, near.get(name))
     return found
 
@@ -117,7 +118,8 @@ def _held_back(name: str, rows: list[dict], keys: dict, known: set, near: list[b
     strange = [f"{name} {number}" for number, row in enumerate(rows, 1) if row["label"] not in known]
     leaks = [f"{name} {number}" for number, row in enumerate(rows, 1) if group_key(row["text"]) in keys]
     wide = wilson_interval(round(0.8 * len(rows)), len(rows)) if rows else None
-    fine = f"{len(rows):,} rows: an accuracy of 80 % would be known as {wide.low:.0%} to {wide.high:.0%}" if rows else "no rows"
+    right = round(0.8 * len(rows))
+    fine = f"{len(rows):,} rows; {right:,} of them right would mean {wide.low:.0%} to {wide.high:.0%}" if rows else "no rows"
     found = [finding_of(f"{name} labels", "error", strange, len(rows), "have a label that no training row has", fine,
                         "add training rows of it, or remove it"),
              finding_of(f"{name} leak", "error", leaks, len(rows), "are in the training rows too", "none",

@@ -20,7 +20,7 @@ from ..settings import require
 
 # %% ../../nbs/1_finetuning/02_0_clean.ipynb #c07
 _CHINESE = "\u2e80-\u2fd5\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_MARKS = "，！？：；（）～"  # full-width marks that belong into Chinese text
+_MARKS = "，！？：；（）～"  # full-width marks that belong in Chinese text
 _WIDTH = "[\u2e80-\u2fd5\u3000\ufb00-\ufb06\uff01-\uffee]"  # radicals, the wide space, ligatures, full- and half-width forms
 _UNSEEN = "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]"
 _BREAK = "\r\n?|[\x0b\x0c\x85\u2028\u2029]"  # what some program or other means by a new line
@@ -59,7 +59,7 @@ def overlap(
 # %% ../../nbs/1_finetuning/02_0_clean.ipynb #c21
 def near_groups(
     texts: list[str],
-    threshold: float = 0.7,  # least overlap of near-copies; at 0.7 one word in about eight may differ
+    threshold: float = 0.7,  # least overlap of near-copies; at 0.7 one word in about twelve may differ
 ) -> list[int]:
     "For each text the place of the first one it is a near-copy of, or its own (MinHash: Broder, 1997)."
     datasketch = require("datasketch", "finetuning")
@@ -68,11 +68,11 @@ def near_groups(
     places = list(first.values())
     bits = {place: shingles(texts[place]) for place in places}
     marks = datasketch.MinHash.bulk([[bit.encode() for bit in bits[place]] for place in places], num_perm=128, seed=0)
-    drawers = datasketch.MinHashLSH(threshold=threshold, num_perm=128, weights=(0.1, 0.9))
+    buckets = datasketch.MinHashLSH(threshold=threshold, num_perm=128, weights=(0.1, 0.9))
     for place, mark in zip(places, marks):
-        for other in drawers.query(mark):
+        for other in buckets.query(mark):
             if overlap(bits[place], bits[other]) >= threshold: _join(leader, place, other)
-        drawers.insert(place, mark)
+        buckets.insert(place, mark)
     return [_leader(leader, place) for place in range(len(texts))]
 
 

@@ -37,7 +37,7 @@ class TextClassifier:
         return [found.ids for found in self.tokenizer.encode_batch(list(texts))]
 
     def batch(self, rows: list[list[int]]) -> dict[str, np.ndarray]:
-        "input_ids and attention_mask, (rows, tokens), filled up on the right."
+        "input_ids and attention_mask, (rows, tokens), padded on the right."
         mask = np.arange(max(map(len, rows))) < np.array([[len(row)] for row in rows])
         filled = np.full(mask.shape, self.pad, np.int64)
         filled[mask] = np.concatenate(rows)

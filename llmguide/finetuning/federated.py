@@ -212,6 +212,8 @@ def federated_average(
     with _quiet(): _server_app(start, clients, rounds, secure, done)(grid, context)
     if len(done) < rounds:
         raise RuntimeError(f"only {len(done)} of {rounds} rounds were completed, too few clients answered: {failures[-1:]}")
+    if privacy and failures:  # a client's share of the noise is missing
+        raise RuntimeError(f"a client didn't answer, so the noise is too small for the promised ε: {failures[-1]}")
     arrays = [array.astype(old.dtype) for array, old in zip(done[-1], start)]
     return Federation(arrays, wire, privacy_spent(privacy.noise_multiplier, rounds, privacy.delta) if privacy else float("inf"))
 

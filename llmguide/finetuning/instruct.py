@@ -19,7 +19,7 @@ from html import escape
 from pathlib import Path
 
 from .augment import language_of
-from .evaluate import _no_formula
+from .evaluate import no_formula
 from ..load import read_table
 from ..settings import write_atomically
 from ..templates import Template
@@ -191,7 +191,7 @@ def write_task_sheet(
         page = io.StringIO(newline="")
         writer = csv.DictWriter(page, SHEET)
         writer.writeheader()
-        writer.writerows({name: _no_formula(row[name]) for name in SHEET} for row in rows)
+        writer.writerows({name: no_formula(row[name]) for name in SHEET} for row in rows)
         return write_atomically(path, "\ufeff" + page.getvalue())
     cells = ["".join(f"<td lang='{escape(row['language'])}'>{escape(str(row[name]))}</td>" for name in SHEET) for row in rows]
     style = ("<meta charset='utf-8'><style>body{font-family:sans-serif}"

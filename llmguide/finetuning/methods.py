@@ -45,16 +45,16 @@ class Method:
 _LORA = Method("lora", rank=16, alpha=32)
 METHODS = {
     "full": Method("full", addition="", learning_rate=1e-4),
-    "mixed": replace(_LORA, name="mixed", unfrozen=2, learning_rate=5e-4),
+    "mixed": replace(_LORA, name="mixed", unfrozen=2, learning_rate=1e-3),
     "lora": _LORA,
     "qlora": replace(_LORA, name="qlora", four_bit=True),
     "dora": replace(_LORA, name="dora", decomposed=True),
-    "rslora": replace(_LORA, name="rslora", rank_stabilised=True),
-    "ia3": Method("ia3", addition="ia3", learning_rate=1e-2),
+    "rslora": replace(_LORA, name="rslora", rank_stabilised=True, learning_rate=4e-4),
+    "ia3": Method("ia3", addition="ia3", learning_rate=3e-2),
     "houlsby": Method("houlsby", addition="houlsby", rank=32),
-    "pfeiffer": Method("pfeiffer", addition="pfeiffer", rank=48),
-    "prefix": Method("prefix", addition="prefix", tokens=16, learning_rate=1e-2),
-    "prompt": Method("prompt", addition="prompt", tokens=16, learning_rate=1e-2),
+    "pfeiffer": Method("pfeiffer", addition="pfeiffer", rank=48, learning_rate=4e-4),
+    "prefix": Method("prefix", addition="prefix", tokens=16, learning_rate=3e-2),
+    "prompt": Method("prompt", addition="prompt", tokens=16, learning_rate=1e-1),
 }
 
 # %% ../../nbs/1_finetuning/03_methods.ipynb #c08
@@ -76,7 +76,8 @@ def _split_layers(model, unfrozen: int) -> tuple[list[str], list[str]]:
     torch = require("torch", "finetuning")
     numbers = {name: re.search(r"\.(\d+)\.", name) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
     numbers = {name: int(found[1]) for name, found in numbers.items() if found}
-    first = max(numbers.values()) + 1 - unfrozen
+    first = max(numbers.values(), default=-1) + 1 - unfrozen
+    if first < 1: raise ValueError(f"the model has {first + unfrozen} layers, none is left for LoRA: take fewer with method('mixed', unfrozen=…)")
     return [name for name, n in numbers.items() if n < first], [name for name, n in numbers.items() if n >= first]
 
 
@@ -88,7 +89,10 @@ def _task(model) -> str:
 
 def _peft_config(model, method: Method):
     peft, task = require("peft", "finetuning"), {"task_type": _task(model)}
-    if method.addition == "ia3": return peft.IA3Config(**task)
+    if method.addition == "ia3":
+        if model.config.model_type not in peft.utils.constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+            raise ValueError(f"no place for ia3 is known in a model of type {model.config.model_type!r}: use method 'lora'")
+        return peft.IA3Config(**task)
     if method.addition == "prefix": return peft.PrefixTuningConfig(num_virtual_tokens=method.tokens, **task)
     if method.addition == "prompt":  # words of the model's own vocabulary are a better start than random numbers
         return peft.PromptTuningConfig(num_virtual_tokens=method.tokens, prompt_tuning_init="SAMPLE_VOCAB", **task)
@@ -130,7 +134,7 @@ def _drop_positions(module, args, inputs: dict): return args, {k: v for k, v in 
 
 
 def _count_positions(module, args, inputs: dict):
-    "Positions (batch, tokens) that skip the filling; virtual tokens come first."
+    "Positions (batch, tokens) that skip the padding; virtual tokens come first."
     mask = inputs.get("attention_mask")
     if mask is None or inputs.get("position_ids") is not None: return args, inputs
     tokens = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]

@@ -45,11 +45,11 @@ def _fit(model, examples: list[dict], collator, chosen: Method, folder, epochs: 
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=examples, data_collator=collator)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
-    for name in ("forward", "_original_forward"): vars(model).pop(name, None)  # accelerate's autocast, which would stay on
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"): vars(model).pop(name, None)  # accelerate's autocast, which would stay on
     model.eval()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
-
+# %% ../../nbs/1_finetuning/03_other_models.ipynb #c13
 def train_encoder(
     model,  # from `load_encoder` and `apply`
     tokenizer,
@@ -67,7 +67,7 @@ def train_encoder(
     examples = [tokenizer(row["text"], truncation=True) | {"labels": numbers[row["label"]]} for row in rows]
     return _fit(model, examples, transformers.DataCollatorWithPadding(tokenizer), chosen, folder, epochs, batch, seed)
 
-# %% ../../nbs/1_finetuning/03_other_models.ipynb #c12
+# %% ../../nbs/1_finetuning/03_other_models.ipynb #c14
 def classify(
     model,  # encoder with a head
     tokenizer,
@@ -81,7 +81,7 @@ def classify(
         with torch.inference_mode(): answers += model(**read).logits.argmax(-1).tolist()
     return [model.config.id2label[number] for number in answers]
 
-# %% ../../nbs/1_finetuning/03_other_models.ipynb #c17
+# %% ../../nbs/1_finetuning/03_other_models.ipynb #c19
 def load_seq2seq(
     name: str = "all-minilm-l6-v2",  # an encoder to make both halves of, or an encoder–decoder from a folder or hub
     seed: int | None = None,  # of what starts at random
@@ -99,7 +99,7 @@ def load_seq2seq(
         config.pad_token_id = tokenizer.pad_token_id
     return model.to(choose_runtime().device), tokenizer
 
-
+# %% ../../nbs/1_finetuning/03_other_models.ipynb #c20
 def adapt_seq2seq(
     model,  # from `load_seq2seq`
     chosen: Method,
@@ -111,7 +111,7 @@ def adapt_seq2seq(
         if "crossattention" in name or "cls.predictions" in name: part.requires_grad_(True)
     return adapted
 
-# %% ../../nbs/1_finetuning/03_other_models.ipynb #c19
+# %% ../../nbs/1_finetuning/03_other_models.ipynb #c22
 def train_seq2seq(
     model,  # from `adapt_seq2seq`
     tokenizer,
@@ -132,7 +132,7 @@ def train_seq2seq(
     for example in examples: example.pop("token_type_ids", None)
     return _fit(model, examples, collator, chosen, folder, epochs, batch, seed)
 
-
+# %% ../../nbs/1_finetuning/03_other_models.ipynb #c23
 def write(
     model,  # encoder–decoder
     tokenizer,

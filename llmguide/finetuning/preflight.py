@@ -11,6 +11,7 @@ import time
 from typing import NamedTuple
 
 from . import methods
+from .choose import estimate, this_machine
 from .checks import Finding, Report, check_examples, check_prompts, check_rows, finding_of, learned_pieces
 from .methods import Method, apply
 from .prepare import CLASSIFY, IGNORED, check_labels, collate, encode_rows, prompt_tokens
@@ -96,7 +97,7 @@ MOST_ENCODED = 1000  # rows of a part that are encoded and looked at
 
 
 def _drawn(rows: list[dict]) -> list[int]:
-    "Numbers of the rows to encode: the longest, and others by lot."
+    "Numbers of the rows to encode: the longest, and others at random."
     if len(rows) <= MOST_ENCODED: return list(range(len(rows)))
     longest = sorted(range(len(rows)), key=lambda number: -len(rows[number]["text"]))[: MOST_ENCODED // 5]
     return sorted({*longest, *random.Random(0).sample(range(len(rows)), MOST_ENCODED - len(longest))})
@@ -122,14 +123,24 @@ def _label_names(rows: list[dict], tokenizer, template: Template) -> Finding:
     return Finding("label names", "ok", "their first tokens differ" if single else "some begin alike: whole labels will be compared")
 
 # %% ../../nbs/1_finetuning/04_0_preflight.ipynb #c17
-def _trial(model, tokenizer, examples: list[dict], share: float, epochs: int, batch: int, seed: int) -> list[Finding]:
+def _memory(config, chosen: Method, batch: int, longest: int) -> Finding:
+    "Whether the longest rows will fit, as `choose` reckons it."
+    device = this_machine()
+    guess = estimate(config, chosen, batch, longest, device)
+    found = f"about {guess.memory:.1f} of {device.memory:.0f} GiB with {batch} rows of {longest} tokens"
+    if guess.fits: return Finding("memory", "ok", found)
+    return Finding("memory", "warning", found, (), "shorten the longest rows, or take a smaller batch, qlora or a smaller model")
+
+
+def _trial(model, tokenizer, chosen: Method, examples, share: float, epochs: int, batch: int, seed: int) -> list[Finding]:
     "What a step on rows of usual length says: whether it works, and how long the run will take."
     examples = [each for each in examples if any(label != IGNORED for label in each["labels"])]
     if not examples: return []  # nothing to learn from, as `labels` says
     lengths = [len(each["input_ids"]) for each in examples]
     usual = sorted(lengths)[len(lengths) // 2]
     near = sorted(examples, key=lambda each: abs(len(each["input_ids"]) - usual))
-    try: trial = try_step(model, near, tokenizer.pad_token_id, checkpointing=max(lengths) > 512)
+    checkpointing = max(lengths) > 512 and not chosen.tokens  # as `train` does
+    try: trial = try_step(model, near, tokenizer.pad_token_id, checkpointing=checkpointing)
     except (RuntimeError, ValueError, TypeError) as problem:
         reason = " ".join(str(problem).split())[:200]
         return [Finding("trial step", "error", f"it failed: {reason}", (), "change the method or its settings: the run would end so")]
@@ -138,7 +149,8 @@ def _trial(model, tokenizer, examples: list[dict], share: float, epochs: int, ba
         return [Finding("trial step", "error", found, tuple(trial.silent[:1]), "train in bfloat16 or float32; look at `labels` above")]
     steps, seconds = forecast(lengths, trial.seconds, epochs, batch, seed)
     clock = f"{seconds * share / 60:.1f} minutes" if seconds * share > 90 else f"{seconds * share:.0f} seconds"
-    return [Finding("trial step", "ok", f"loss {trial.loss:.2f}, {1 / trial.seconds:,.0f} tokens/s"),
+    return [_memory(model.config, chosen, batch, max(lengths)),
+            Finding("trial step", "ok", f"loss {trial.loss:.2f}, {1 / trial.seconds:,.0f} tokens/s"),
             Finding("forecast", "ok", f"{round(steps * share):,} steps, about {clock} of training, if the machine stays as it is now")]
 
 # %% ../../nbs/1_finetuning/04_0_preflight.ipynb #c18
@@ -147,7 +159,7 @@ def preflight(
     validation: list[dict] = (),
     test: list[dict] = (),
     model="smollm2-135m-instruct",  # name, or (model, tokenizer) that is ready to train
-    method: str | Method = "lora",
+    method: str | Method = "lora",  # that the model is, or will be made, ready for
     template: Template = CLASSIFY,
     encode=encode_rows,  # how training encodes: (rows, tokenizer, template) -> [{input_ids, labels}]
     asked=prompt_tokens,  # how the served model is asked: (tokenizer, template, text) -> tokens
@@ -168,5 +180,5 @@ def preflight(
     findings += [_label_names(training, tokenizer, template), encoding, *check_examples(examples, tokenizer, model, names),
                  *check_prompts(rows, examples, tokenizer, template, asked, names), *check_weights(model)]
     learned = [each for name, each in zip(names, examples) if name.startswith("training ")]
-    if learned: findings += _trial(model, tokenizer, learned, len(training) / len(learned), epochs, batch, seed)
+    if learned: findings += _trial(model, tokenizer, chosen, learned, len(training) / len(learned), epochs, batch, seed)
     return Report(findings, learned_pieces(learned[0], tokenizer) if learned else [], time.perf_counter() - start)

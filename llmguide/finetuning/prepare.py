@@ -59,15 +59,15 @@ def encode_rows(
     for number, row in enumerate(rows, 1):
         prompt = prompt_tokens(tokenizer, template, row["text"])
         answer = [*label_tokens(tokenizer, template, row["label"]), tokenizer.eos_token_id]
-        if len(prompt) + len(answer) > max_tokens: raise ValueError(_too_long(rows, number, len(prompt), max_tokens))
+        if len(prompt) + len(answer) > max_tokens: raise ValueError(_too_long(rows, number, len(prompt) + len(answer), max_tokens))
         encoded.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     return encoded
 
 
 def _too_long(rows, number: int, tokens: int, most: int) -> str:
     start = rows[number - 1]["text"][:40]
-    return (f"{getattr(rows, 'name', 'rows')}: the text {start!r}… is {tokens:,} tokens long, "
-            f"the model reads {most:,}: shorten it or remove the row")
+    return (f"{getattr(rows, 'name', 'rows')}: the text {start!r}… is {tokens:,} tokens long with its label, "
+            f"the limit is {most:,}: shorten it or remove the row")
 
 # %% ../../nbs/1_finetuning/02_prepare.ipynb #c26
 def collate(

@@ -232,7 +232,7 @@ class Decision(NamedTuple):
         "The figures as plain types for JSON."
         return {**self._asdict(), "gain": list(self.gain), "change": list(self.change), "rows": list(self.rows)}
 
-
+# %% ../../nbs/1_finetuning/06_registry.ipynb #c46
 def _right(artifact, rows: list[dict]) -> np.ndarray:
     answers = np.asarray(artifact.predict([row["text"] for row in rows])).argmax(1)
     return np.array([artifact.labels[answer] == row["label"] for answer, row in zip(answers, rows)])
@@ -250,5 +250,6 @@ def gate(
     gain, change = (paired_gain(_right(old, rows), _right(new, rows)) for rows in (new_test, old_test))
     better, kept = gain.low > 0, change.low > -margin
     told = f"new rows {gain:+.1f} points, {'better' if better else 'not shown to be better'}; old rows {change:+.1f}, "
-    told += f"within {margin:g}" if kept else f"a loss of more than {margin:g} can't be ruled out"
+    lost = f"worse by more than {margin:g}" if change.high < -margin else f"a loss of more than {margin:g} can't be ruled out"
+    told += f"within {margin:g}" if kept else lost
     return Decision(bool(better and kept), told, gain, change, margin, (len(new_test), len(old_test)))

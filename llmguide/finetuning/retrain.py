@@ -17,7 +17,7 @@ from pathlib import Path
 from ..evidence import versions
 from .evaluate import evaluate_model
 from .methods import Method, apply, load_addition, merge, save_addition
-from .predict import Artifact, _base_hash, data_fingerprint, read_card
+from .predict import Artifact, base_hash, data_fingerprint, read_card
 from .prepare import clean_rows, encode_rows
 from .train import train
 from ..inputs import CARD
@@ -54,7 +54,7 @@ def _opened(start: Path, card: dict):
     if chosen.whole:
         model, tokenizer = load_causal(start / "model", card["precision"])
         return apply(model, chosen), tokenizer
-    if _base_hash(card["base"]) != card["base_hash"]:
+    if base_hash(card["base"]) != card["base_hash"]:
         raise ValueError(f"{start.name} was trained on other weights of {card['base']} than those here: bring them back")
     base, tokenizer = load_causal(card["base"], card["precision"], chosen.four_bit)
     if chosen.addition in ("houlsby", "pfeiffer"): return load_addition(base, chosen, start / "adapter"), tokenizer

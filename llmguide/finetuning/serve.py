@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..chat import Chat, _clear_errors
+from ..chat import Chat, clear_errors
 from .methods import Method
 from .predict import Artifact, read_card
 from .prepare import check_labels, label_tokens, prompt_tokens
@@ -58,7 +58,7 @@ class ApiClassifier:
         body = {"model": self.chat.model, "prompt": prompt_tokens(self.tokenizer, self.template, text), "max_tokens": 1,
                 "temperature": 1, "top_p": 1, "logprobs": len(self.labels), "logit_bias": bonus}
         extra = {"top_k": 0, "min_p": 0, "post_sampling_probs": True, "return_tokens_as_token_ids": True}
-        with _clear_errors(self.chat, []): answer = self.chat.client.completions.create(**body, extra_body=extra)
+        with clear_errors(self.chat, []): answer = self.chat.client.completions.create(**body, extra_body=extra)
         shares = _shares(answer.choices[0])
         if set(self.tokens) - set(shares):
             raise ValueError(f"{self.chat.url} ({self.chat.model}) doesn't report the labels' probabilities: serve with "

@@ -68,7 +68,7 @@ def skip_broken(
             self.skipped, self.in_a_row = [*self.skipped, state.global_step + 1], self.in_a_row + 1
             report(f"step {state.global_step + 1}/{state.max_steps}  left out: its gradient is not a number")
             if self.in_a_row >= most:
-                raise Diverged(f"the loss is not a number any more, {most} steps in a row: try a lower learning_rate or "
+                raise Diverged(f"the gradient is not a number any more, {most} steps in a row: try a lower learning_rate or "
                                "float32; the last checkpoint is from before and can be resumed")
 
     return SkipBroken()

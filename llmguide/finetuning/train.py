@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from .compile import compiled, without_casts, worth_compiling
 from .cost import Cost, idle, in_own_process, peak_memory
 from .methods import Method
 from .prepare import IGNORED, collate
@@ -53,11 +54,12 @@ def training_order(
 ) -> list[int]:
     "Row numbers in the order of training, for all epochs: shuffled, yet rows of similar length stand together."
     chance, order, left = random.Random(seed), [], []
+    pile = batch * min(50, max(1, len(lengths) // (4 * batch)))  # four an epoch at least, as in transformers
     for _ in range(epochs):
         rows = list(range(len(lengths)))
         chance.shuffle(rows)
-        piles = [sorted(rows[i : i + 16 * batch], key=lengths.__getitem__) for i in range(0, len(rows), 16 * batch)]
-        batches = [pile[i : i + batch] for pile in piles for i in range(0, len(pile), batch)]
+        piles = [sorted(rows[i : i + pile], key=lengths.__getitem__) for i in range(0, len(rows), pile)]
+        batches = [own[i : i + batch] for own in piles for i in range(0, len(own), batch)]
         full = [b for b in batches if len(b) == batch]
         left += [row for b in batches if len(b) < batch for row in b]  # a batch that isn't full would shift those behind it
         chance.shuffle(full)
@@ -187,12 +189,18 @@ def _longest(examples, stopping) -> int:
     return max(len(e["input_ids"]) for e in [*examples, *(stopping.examples if stopping else [])])
 
 
-def _fit(trainer, checkpoint: Path | None, seed: int) -> float:
+@contextlib.contextmanager
+def _faster(model, precision: str, compile: bool):
+    "Leave out what half precision does twice, and compile where it pays."
+    with without_casts(model, precision != "float32"), compiled(model) if compile else contextlib.nullcontext(): yield
+
+
+def _fit(trainer, checkpoint: Path | None, seed: int, precision: str, compile: bool) -> float:
     "Train, from a checkpoint if there is one, and leave the model as it came but for its weights; returns the seconds."
     set_seed(seed)
     start = time.perf_counter()
-    with _quiet(): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    for name in ("forward", "_original_forward"): vars(trainer.model).pop(name, None)  # accelerate's autocast would stay on
+    with _quiet(), _faster(trainer.model, precision, compile): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"): vars(trainer.model).pop(name, None)  # accelerate's autocast would stay on
     trainer.model.eval()
     return time.perf_counter() - start
 
@@ -222,6 +230,7 @@ def train(
     schedule: str = "linear",  # of the learning rate, one of SCHEDULES
     stopping: Stopping | None = None,  # validation rows: stop when they gain no more, and go back to the best
     callbacks: tuple = (),  # more TrainerCallbacks of transformers
+    compile: bool | None = None,  # None: where it pays, see `worth_compiling`
 ) -> Run:
     "Train a model in place; raises ValueError for a resumed run that isn't the same, RuntimeError when the loss breaks."
     precision, folder = precision or agreed(choose_runtime().precision), Path(folder)
@@ -234,7 +243,8 @@ def train(
     fit_attention(model, longest)
     watch, guard = _callback(report, tokens, batch), skip_broken(report)
     trainer = _trainer(model, rows, pad, batch, arguments, stopping, [watch, guard, *callbacks])
-    seconds = _fit(trainer, last_checkpoint(folder) if resume else None, seed)
+    if compile is None: compile = worth_compiling(method, steps, arguments.activation_checkpointing, processes().num_processes)
+    seconds = _fit(trainer, last_checkpoint(folder) if resume else None, seed, precision, compile)
     return _summary(trainer.state, seconds, tokens, batch, precision, guard.skipped)
 
 # %% ../../nbs/1_finetuning/04_train.ipynb #c31
