@@ -21,17 +21,15 @@ MODEL, RESULT, STEPS = "smollm2-135m-instruct", "finetuning_estimates", 3
 SOME = ("full", "lora", "qlora", "houlsby", "prefix")
 POINTS = [(MODEL, name, 16, 40, repeat) for repeat in range(2) for name in METHODS]  # this size is measured twice
 POINTS += [(MODEL, name, 16, 128, 0) for name in METHODS] + [(MODEL, name, 4, 256, 0) for name in SOME]
-POINTS += [(shape, name, 8, 64, 0) for shape in SHAPES for name in SOME]
+POINTS += [(shape, name, 8, 64, 0) for shape in SHAPES for name in SOME[:3]]
 
 
 def quiet(line):
     """Progress of single steps is left out."""
 
 
-def model_of(name, chosen, folder):
-    """A model with its own weights, or one of another shape with random ones."""
-    precision = "float32" if chosen.whole else choose_runtime().precision
-    if name == MODEL: return load_causal(name, precision, chosen.four_bit)
+def random_model(name, folder, report=quiet):
+    """Write a model of another shape with random weights; in a process of its own, whose peak is nobody's."""
     import torch
     import transformers
 
@@ -39,17 +37,16 @@ def model_of(name, chosen, folder):
     made = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**SHAPES[name]), dtype=torch.bfloat16)
     made.save_pretrained(folder)
     load_causal(MODEL, "bfloat16")[1].save_pretrained(folder)
-    del made
-    return load_causal(folder, precision, chosen.four_bit)
 
 
-def point(model, method, batch, tokens, repeat, report=quiet):
+def point(source, model, method, batch, tokens, repeat, report=quiet):
     """Peak memory (MiB) and seconds a step of one method at one size."""
     chosen, chance = METHODS[method], random.Random(0)
     rows = [[chance.randrange(1000, 20000) for _ in range(tokens)] for _ in range(batch * STEPS)]
     examples = [{"input_ids": row, "labels": [-100] * (tokens - 2) + row[-2:]} for row in rows]
     with tempfile.TemporaryDirectory() as folder:
-        base, tokenizer = model_of(model, chosen, Path(folder) / "model")
+        precision = "float32" if chosen.whole else choose_runtime().precision
+        base, tokenizer = load_causal(source, precision, chosen.four_bit)
         adapted = apply(base, chosen, 0)
         pad = tokenizer.pad_token_id
         train(adapted, examples, chosen, Path(folder) / "warm", pad, batch=batch, report=quiet)
@@ -65,7 +62,10 @@ def main():
     base, _ = in_own_process(idle, report=quiet)
     for wanted in POINTS:
         if any(tuple(row[k] for k in key) == wanted for row in rows): continue
-        row, _ = in_own_process(point, report=quiet, **dict(zip(key, wanted)))
+        with tempfile.TemporaryDirectory() as folder:
+            source = MODEL if wanted[0] == MODEL else folder
+            if wanted[0] != MODEL: in_own_process(random_model, report=quiet, name=wanted[0], folder=folder)
+            row, _ = in_own_process(point, report=quiet, source=source, **dict(zip(key, wanted)))
         rows.append(row | {"idle_mib": base})
         record_curve(RESULT, rows, note="training rows of equal length; three steps after three that warm up", steps=STEPS,
                      precision=choose_runtime().precision, gflops=choose_runtime().gflops)

@@ -19,7 +19,7 @@ from llmguide.finetuning.train import in_own_process, train
 from llmguide.load import load_causal, load_rows, split_rows
 from llmguide.settings import choose_runtime, require
 
-MODEL, BATCH, EPOCHS, ROUNDS, STEP_ROUNDS = "smollm2-135m-instruct", 16, 2, 2, 2
+MODEL, BATCH, EPOCHS, ROUNDS, STEP_ROUNDS = "smollm2-135m-instruct", 16, 2, 1, 1
 COMPILED = "llmguide compiled"
 STEP_ROWS, ROWS, TEST = 80, 320, 720
 

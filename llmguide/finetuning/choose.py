@@ -88,10 +88,10 @@ def kept_numbers(
     tokens: int,  # of the longest row
 ) -> np.ndarray:
     "(6,) numbers that are kept for the way back: by hidden width, inner width, attention, and by what a method adds."
-    longest = tokens + chosen.tokens  # virtual tokens take their place
-    count = batch * longest
+    seen = tokens + chosen.tokens  # virtual tokens take their place in the attention,
+    count = batch * (tokens if chosen.addition == "prefix" else seen)  # and those of a prompt in the layers too
     adds_lora = count * s.reach
-    return np.array([count * s.layers * s.hidden, count * s.layers * s.inner, count * longest * s.layers * s.heads,
+    return np.array([count * s.layers * s.hidden, count * s.layers * s.inner, count * seen * s.layers * s.heads,
                      adds_lora * (not chosen.decomposed), adds_lora * chosen.decomposed, batch * 4 * s.vocabulary], float)
 
 
@@ -103,12 +103,12 @@ def weight_bytes(
     "Bytes of frozen weights and of all that a trained number needs."
     plain = 2 if precision in ("bfloat16", "float16") else 4
     trained = s.trained * (16 + (2 if plain == 2 else 0))  # autocast keeps a half-precision copy as well
-    if chosen.whole: return trained
-    packed = s.linear * 4.127 / 8 + (s.parameters - s.linear) * plain
+    if chosen.whole: return trained + 2.5 * s.trained  # what an update needs for a moment, as measured
+    packed = s.linear * (4.127 / 8 + 0.7) + (s.parameters - s.linear) * plain  # 0.7: what unpacking needs, as measured
     return trained + (packed if chosen.four_bit else s.parameters * plain)
 
 # %% ../../nbs/1_finetuning/01_choose.ipynb #c17
-BYTES_KEPT = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+BYTES_KEPT = np.array([0.0, 18.8, 7.0, 1.9, 7.8, 9.8])
 
 # %% ../../nbs/1_finetuning/01_choose.ipynb #c19
 def operations(
@@ -138,7 +138,7 @@ def moved(
                      s.linear * chosen.four_bit / 1e9, s.linear * chosen.decomposed / 1e9], float)
 
 # %% ../../nbs/1_finetuning/01_choose.ipynb #c21
-SECONDS_EACH = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+SECONDS_EACH = np.array([1.25, 0.0, 2.16, 13.87, 3.88, 7.2])
 
 # %% ../../nbs/1_finetuning/01_choose.ipynb #c23
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def this_machine() -> Device:
     return Device("this machine", memory, runtime.gflops, PROCESS, runtime.precision)
 
 
-PROCESS = 650.0  # MiB of a process that has imported PyTorch, transformers and PEFT
+PROCESS = 527.0  # MiB of a process that has imported PyTorch, transformers and PEFT
 
 # %% ../../nbs/1_finetuning/01_choose.ipynb #c24
 @dataclass(frozen=True)
@@ -288,10 +288,10 @@ def _possible(model, name: str, batch: int, tokens: int, device: Device) -> Esti
 
 
 def _behind() -> dict:
-    "What the comparison of methods says of each, where it was run."
+    "Points behind the best, for the methods that the comparison can tell from it."
     try: found = behind_the_best(method_runs()[1])
     except FileNotFoundError: return {}
-    return {found["best"].iloc[0]: None} | {line.Index: line.behind if line._3 else None for line in found.itertuples()}
+    return {name: line["behind"] for name, line in found.iterrows() if line["told apart"]}
 
 
 def _line(guess: Estimate, behind, tokens: int, rows: int, device: Device) -> dict:
