@@ -69,7 +69,8 @@ def _tensors(model, reader, architecture: str) -> dict[str, np.ndarray]:
 def _packed(weight: np.ndarray, kind, at_random: bool) -> np.ndarray:
     gguf = require("gguf", "finetuning")
     if kind.name not in ("F32", *PACKINGS):
-        raise ValueError(f"the original is packed as {kind.name}, which needs llama.cpp's own tool: name a packing, one of {', '.join(PACKINGS)}")
+        raise ValueError(f"the original is packed as {kind.name}, which needs llama.cpp's own tool: name a packing, "
+                         f"one of {', '.join(PACKINGS)}")
     return gguf.quants.quantize(jittered(weight) if at_random and kind.name.startswith("Q4") else weight, kind)
 
 # %% ../../nbs/1_finetuning/07_3_gguf.ipynb #c17

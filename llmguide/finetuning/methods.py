@@ -77,7 +77,8 @@ def _split_layers(model, unfrozen: int) -> tuple[list[str], list[str]]:
     numbers = {name: re.search(r"\.(\d+)\.", name) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)}
     numbers = {name: int(found[1]) for name, found in numbers.items() if found}
     first = max(numbers.values(), default=-1) + 1 - unfrozen
-    if first < 1: raise ValueError(f"the model has {first + unfrozen} layers, none is left for LoRA: take fewer with method('mixed', unfrozen=…)")
+    if first < 1:
+        raise ValueError(f"the model has {first + unfrozen} layers, none is left for LoRA: use method('mixed', unfrozen=…)")
     return [name for name, n in numbers.items() if n < first], [name for name, n in numbers.items() if n >= first]
 
 

@@ -45,7 +45,7 @@ def _fit(model, examples: list[dict], collator, chosen: Method, folder, epochs: 
     trainer = transformers.Trainer(model=model, args=arguments, train_dataset=examples, data_collator=collator)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"): vars(model).pop(name, None)  # accelerate's autocast, which would stay on
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"): vars(model).pop(name, None)  # accelerate's autocast
     model.eval()
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

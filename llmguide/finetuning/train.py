@@ -200,7 +200,7 @@ def _fit(trainer, checkpoint: Path | None, seed: int, precision: str, compile: b
     set_seed(seed)
     start = time.perf_counter()
     with _quiet(), _faster(trainer.model, precision, compile): trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    for name in ("forward", "_original_forward", "_is_accelerate_prepared"): vars(trainer.model).pop(name, None)  # accelerate's autocast would stay on
+    for name in ("forward", "_original_forward", "_is_accelerate_prepared"): vars(trainer.model).pop(name, None)  # accelerate's traces
     trainer.model.eval()
     return time.perf_counter() - start
 
