@@ -63,16 +63,16 @@ def same(first, second):
 
 
 def test_killed_at_each_check_it_stops_at_the_same_step(fitted):
-    model, run = fitted("undisturbed", epochs=16)
-    assert run.steps < 112, "this training was to be stopped early"
+    model, run = fitted("undisturbed", learning_rate=8e-2)
+    assert run.steps < 56, "this training was to be stopped early"
     for number, check in enumerate(run.checks):
         def kill(line, step=check["step"]):
             if line.startswith(f"step {step}/") and "validation" in line:
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            fitted(f"killed{number}", report=kill, epochs=16)
-        resumed, again = fitted(f"killed{number}", resume=True, epochs=16)
+            fitted(f"killed{number}", report=kill, learning_rate=8e-2)
+        resumed, again = fitted(f"killed{number}", resume=True, learning_rate=8e-2)
         assert (again.steps, again.checks) == (run.steps, run.checks)
         assert same(model, resumed)
 
