@@ -4,12 +4,13 @@ Every arm runs in a process of its own, all arms in turn, the round repeated. Sp
 their filling. TRL gets the fastest of its settings, chosen in a trial before. Both are then measured on test rows.
 """
 
+import json
 import os
 import sys
 import tempfile
 import time
 
-from llmguide.evidence import record_curve
+from llmguide.evidence import hardware, record_curve, results_folder
 from llmguide.finetuning.classify import Classifier
 from llmguide.finetuning.evaluate import evaluate_model
 from llmguide.finetuning.faster import ladder, timed_loop
@@ -117,29 +118,48 @@ def best_settings(data):
     return {"attention": max(speeds, key=speeds.get)}, {key: round(speed, 1) for key, speed in speeds.items()}
 
 
+def so_far(name):
+    """Rows that were measured on this very machine; others are measured again."""
+    try: known = json.loads((results_folder() / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError: return []
+    return known["rows"] if known["hardware"] == hardware() else []
+
+
+def whole_runs(data, about):
+    """Whole training runs of all arms in turn; what is done is kept."""
+    runs = so_far("finetuning_speed")
+    missing = [(number, name) for number in range(ROUNDS) for name in ("TRL", "llmguide", COMPILED)
+               if not any((run["round"], run["arm"]) == (number, name) for run in runs)]
+    settings, tried = best_settings(data) if missing else ({}, {})
+    for number, name in missing:
+        run, _ = in_own_process(arm, report=quiet, data=data, name=name, seed=number, settings=settings)
+        runs.append(run | {"round": number})
+        print("   ", {k: v for k, v in runs[-1].items() if k != "right"}, flush=True)
+        record_curve("finetuning_speed", runs, note="whole training runs in turn, LoRA rank 16", training_rows=ROWS,
+                     epochs=EPOCHS, test_rows=TEST, trl_settings=settings, trl_trials=tried, **about)
+
+
+def single_steps(data, about):
+    """The ladder, one step of it after another; what is done is kept."""
+    steps = so_far("finetuning_speed_steps")
+    for number in range(STEP_ROUNDS):
+        for name in ladder():
+            if any((step["round"], step["arm"]) == (number, name) for step in steps): continue
+            run, _ = in_own_process(step_arm, report=quiet, data=data, arm=name)
+            steps.append({"arm": name, "round": number} | {key: run[key] for key in ("tokens_per_second", "first_step")})
+            print("   ", steps[-1], flush=True)
+            note = "one epoch, the first step not counted"
+            record_curve("finetuning_speed_steps", steps, note=note, rows_trained=STEP_ROWS, **about)
+
+
 def main():
     os.environ["LLMGUIDE_PRECISION"], os.environ["LLMGUIDE_DEVICE"] = choose_runtime().precision, choose_runtime().device
     data = "financial-phrasebank"
     try: load_rows(data)
     except FileNotFoundError: data = "news-sentiment"
     about = {"data": data, "model": MODEL, "batch": BATCH, "precision": choose_runtime().precision}
-    settings, tried = best_settings(data)
-    runs = []
-    for number in range(ROUNDS):
-        for name in ("TRL", "llmguide", COMPILED):
-            run, _ = in_own_process(arm, report=quiet, data=data, name=name, seed=number, settings=settings)
-            runs.append(run | {"round": number})
-            print("   ", {k: v for k, v in runs[-1].items() if k != "right"}, flush=True)
-            record_curve("finetuning_speed", runs, note="whole training runs in turn, LoRA rank 16", training_rows=ROWS,
-                         epochs=EPOCHS, test_rows=TEST, trl_settings=settings, trl_trials=tried, **about)
-    steps = []
-    for number in range(STEP_ROUNDS):
-        for name in ladder():
-            run, _ = in_own_process(step_arm, report=quiet, data=data, arm=name)
-            steps.append({"arm": name, "round": number} | {key: run[key] for key in ("tokens_per_second", "first_step")})
-            print("   ", steps[-1], flush=True)
-            note = "one epoch, the first step not counted"
-            record_curve("finetuning_speed_steps", steps, note=note, rows_trained=STEP_ROWS, **about)
+    whole_runs(data, about)
+    single_steps(data, about)
     return 0
 
 

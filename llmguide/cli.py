@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'BUILDS', 'TrainingMethod', 'options', 'main', 'doctor', 'models', 'data', 'prefetch', 'run', 'report',
-           'scoreboard', 'evidence', 'build', 'finetune', 'predict']
+           'scoreboard', 'evidence', 'build', 'finetune', 'predict', 'prompt_test']
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c02
 import importlib
@@ -244,6 +244,27 @@ def predict(
     found = {"output": str(output), "rows": len(texts), "seconds": round(seconds, 2),
              "rows_per_second": round(len(texts) / seconds, 1)}
     show(found, as_json, tuple(found), [tuple(found.values())])
+
+# %% ../nbs/0_foundations/07_cli.ipynb #c35p1
+@app.command("prompt-test")
+def prompt_test(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML as for promptfoo: prompts, providers, tests.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page of the result.")] = None,
+    calls: Annotated[int | None, typer.Option(min=0, help="Calls that may be made; answers kept from earlier cost none.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="Tokens that may be spent.")] = None, as_json: AsJson = False,
+):
+    "Ask models with prompts and check the answers; exit code 1 when a test fails."
+    with redirect_stdout(sys.stderr):
+        from llmguide.inputs import check_file_output
+        from llmguide.prompting.prompt_test import SUMMARY, Budget, read_prompt_file, run_prompt_file, summary_rows
+
+        found = read_prompt_file(file)
+        if output: check_file_output(output, file)
+        tests = run_prompt_file(found, Budget(calls, tokens), report=say)
+    if output: tests.report(output)
+    show(tests.as_plain(), as_json, SUMMARY, summary_rows(tests))
+    for line in tests.complaints(): say(line)
+    if not tests.passed: raise typer.Exit(1)
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c36
 if __name__ == "__main__" and __package__: sys.exit(main())
