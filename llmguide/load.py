@@ -214,7 +214,8 @@ def causal_source(
 
 # %% ../nbs/0_foundations/02_load.ipynb #c38
 def _quiet_libraries() -> None:
-    "Keep a progress bar and two notices away that a reader can do nothing about."
+    "Keep a progress bar and three notices away that a reader can do nothing about."
+    warnings.filterwarnings("ignore", message="IProgress not found")  # a progress bar that a page has no use for
     require("transformers", "finetuning").utils.logging.disable_progress_bar()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # an optional kernel that isn't installed
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # one library warns of another's choice
@@ -226,9 +227,9 @@ def load_causal(
     four_bit: bool = False,  # True: linear layers as NF4, for QLoRA
 ):
     "A causal language model and its tokenizer, on the device of the probe; raises with what to do when it can't."
+    _quiet_libraries()
     torch, transformers = require("torch", "finetuning"), require("transformers", "finetuning")
     source, device = causal_source(name), choose_runtime().device
-    _quiet_libraries()
     options = {"dtype": getattr(torch, precision), "local_files_only": get_settings().offline}
     if four_bit:
         require("bitsandbytes", "finetuning")

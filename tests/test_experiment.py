@@ -317,6 +317,11 @@ def test_chinese_rows_and_a_page_that_runs_nothing(tmp_path):
     assert "<script" not in found._repr_html_() and "&lt;b&gt;" in found._repr_html_()
 
 
+def test_what_is_shown_of_a_comparison_holds_no_rows():
+    found = compare(PROMPTS, ROWS, ScriptedChat(right))
+    assert "订单" not in repr(found) + found._repr_html_() and "other" in repr(found)
+
+
 def test_a_run_is_the_same_with_many_workers():
     one, eight = (compare(PROMPTS, ROWS, ScriptedChat(right), workers=workers) for workers in (1, 8))
     assert [row["text"] for row in one.rows] == [row["text"] for row in eight.rows]

@@ -122,6 +122,8 @@ class Comparison(_Figures):
 
         return pandas.DataFrame(_lines(self))
 
+    def __repr__(self) -> str: return self.table().to_string(index=False)
+
     def _repr_html_(self) -> str: return self.table().to_html(index=False)
 
     def report(self, path: Path | str, title: str = "Prompts compared", more: list[str] = ()) -> Path:

@@ -97,7 +97,7 @@ def _features(window: Window, names: list[str]) -> tuple[np.ndarray, np.ndarray]
     places = np.concatenate([window.letters, window.words + size, signs])
     return places, np.concatenate([scale(len(window.letters)), scale(len(window.words)), np.full(len(signs), SIGN_SCALE, np.float32)])
 
-
+# %% ../../nbs/2_prompting/06_1_head.ipynb #c14
 @dataclass(frozen=True)
 class Head:
     "Weights that turn a text into a probability a label."
@@ -120,7 +120,7 @@ class Head:
         worst = self.margins(parts).max(0)
         return dict(zip(self.card["labels"], (1 / (1 + np.exp(-worst.astype(float)))).tolist()))
 
-# %% ../../nbs/2_prompting/06_1_head.ipynb #c14
+# %% ../../nbs/2_prompting/06_1_head.ipynb #c15
 def _matrix(parts: list[Window], names: list[str]):
     "(windows, places) sparse features."
     sparse = require("scipy.sparse", "prompting")
@@ -149,7 +149,7 @@ def train_head(
         weights.append(model.coef_[0]), bias.append(model.intercept_[0])
     return Head(np.array(weights, np.float32).T, np.array(bias, np.float32), {"labels": list(labels), "signs": names})
 
-# %% ../../nbs/2_prompting/06_1_head.ipynb #c18
+# %% ../../nbs/2_prompting/06_1_head.ipynb #c19
 def save_head(
     head: Head,
     folder: Path,  # made; gets head.safetensors and card.json
@@ -179,7 +179,7 @@ def read_head(
     tensors = numpy.load(data)
     return Head(tensors["weights"].astype(np.float32), tensors["bias"].astype(np.float32), card)
 
-
+# %% ../../nbs/2_prompting/06_1_head.ipynb #c20
 @lru_cache
 def load_head(
     name: str,  # "defend" or "moderate"

@@ -230,7 +230,7 @@ def mistakes(
     said = [list(prompt.answers.values())[place] for place in scores.argmax(1)]
     return [{"text": row["text"], "label": row["label"], "answer": answer} for row, answer in zip(rows, said) if answer != row["label"]]
 
-
+# %% ../../nbs/2_prompting/05_optimize.ipynb #c40
 def rewrite(
     chat,  # a stronger model: messages -> Reply
     prompt: str,  # the instruction to improve

@@ -71,11 +71,25 @@ _MOST_TOKENS = 32_768  # in all copies of a beginning together; about 1.5 GB on 
 
 def _in_groups(prompts: list[list[int]], shared: int, copies: int) -> list[list[int]]:
     "Row numbers in groups of similar length whose copies of the beginning fit into memory."
-    size = max(1, _MOST_TOKENS // max(1, shared * copies))
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    most, groups = max(1, _MOST_TOKENS // max(1, shared * copies)), []
+    for row in sorted(range(len(prompts)), key=lambda row: len(prompts[row])):
+        shortest = len(prompts[groups[-1][0]]) - shared if groups else 0
+        if not groups or len(groups[-1]) == most or len(prompts[row]) - shared > 1.25 * shortest + 8: groups.append([])
+        groups[-1].append(row)
+    return groups
 
-# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c21
+# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c20
+def _score(model, tokenizer, ids: list[list[int]], tokens: list[list[int]]) -> np.ndarray:
+    "(prompts, labels) log-probabilities among the labels, from token numbers."
+    shared = _shared(ids)
+    begun = _Begun(model, ids[0][:shared]) if shared else model
+    single = len({label[0] for label in tokens}) == len(tokens)
+    found = np.zeros((len(ids), len(tokens)), np.float32)
+    for rows in _in_groups(ids, shared, 1 if single else len(tokens)):
+        found[rows] = score_labels(begun, tokenizer, [ids[row][shared:] for row in rows], tokens)
+    return found
+
+# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c22
 class Scorer:
     "The likelihood of labels under chat prompts, on a model's weights; what prompts share is read once."
 
@@ -89,36 +103,21 @@ class Scorer:
         if tokenizer is None: model, tokenizer = load_causal(model, choose_runtime().precision)
         self.model, self.tokenizer = model.eval(), tokenizer
 
-    def scores(
-        self,
-        prompts: list[list[dict]],  # the messages of each row
-        labels: list[str],  # at least two
-    ) -> np.ndarray:
+    def scores(self, prompts: list[list[dict]], labels: list[str]) -> np.ndarray:
         "(prompts, labels) log-probabilities among the labels; raises ValueError for labels that read the same."
         tokens = _label_ids(self.tokenizer, labels)
         ids = [prompt_ids(self.tokenizer, messages) for messages in prompts]
         if not ids: return np.zeros((0, len(labels)), np.float32)
         _check_length(self.model, ids, max(map(len, tokens)))
-        shared = _shared(ids)
-        model = _Begun(self.model, ids[0][:shared]) if shared else self.model
-        single = len({label[0] for label in tokens}) == len(tokens)
-        found = np.zeros((len(ids), len(labels)), np.float32)
-        for rows in _in_groups(ids, shared, 1 if single else len(labels)):
-            found[rows] = score_labels(model, self.tokenizer, [ids[row][shared:] for row in rows], tokens)
-        return found
+        return _score(self.model, self.tokenizer, ids, tokens)
 
-    def choose(
-        self,
-        prompts: list[list[dict]],  # the messages of each row
-        labels: list[str],
-        calibrate: bool = False,  # True: against the model's liking for a label, by texts without content
-    ) -> list[str]:
-        "The likeliest label of each prompt."
+    def choose(self, prompts: list[list[dict]], labels: list[str], calibrate: bool = False) -> list[str]:
+        "The likeliest label of each prompt; calibrated against the model's liking for a label where that is wanted."
         scores = self.scores(prompts, labels)
         if calibrate and len(prompts): scores = calibrated(scores, self.scores(blank_prompts(prompts), labels))
         return [labels[place] for place in scores.argmax(1)]
 
-# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c23
+# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c24
 def _label_ids(tokenizer, labels: list[str]) -> list[list[int]]:
     "Tokens of each label as an answer."
     tokens = [tokenizer(label, add_special_tokens=False).input_ids for label in labels]
@@ -132,7 +131,7 @@ def _check_length(model, ids: list[list[int]], longest_label: int) -> None:
     most, longest = model.config.max_position_embeddings, max(map(len, ids)) + longest_label + 1
     if longest > most: raise ValueError(f"a prompt is {longest:,} tokens long with its label, the model reads {most:,}: shorten it")
 
-# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c37
+# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c38
 def calibrated(
     scores: np.ndarray,  # (prompts, labels) log-probabilities
     blank: np.ndarray,  # (texts, labels) the same for prompts without content
@@ -142,7 +141,7 @@ def calibrated(
     corrected = np.asarray(scores, float) - liking
     return corrected - np.logaddexp.reduce(corrected, axis=1, keepdims=True)
 
-# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c40
+# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c41
 _BLANKS = ("N/A", "", "[MASK]")  # texts without content, from the paper
 _CONTEXTS = 8  # contexts at most; more cost time and change little
 
@@ -161,7 +160,7 @@ def blank_prompts(
     contexts = list({str(messages[:-1]): messages[:-1] for messages in prompts}.values())[:_CONTEXTS]
     return [[*context, prompts[0][-1] | {"content": before + text + after}] for context in contexts for text in _BLANKS]
 
-# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c45
+# %% ../../nbs/2_prompting/01_1_scoring.ipynb #c46
 class Answered(NamedTuple):
     "The label that a model wrote."
 

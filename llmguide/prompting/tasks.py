@@ -22,7 +22,7 @@ from ..settings import assets
 
 # %% ../../nbs/2_prompting/01_0_tasks.ipynb #c08
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
-_MARK = re.compile(r"(?:【答案】|\b(?:final )?answer\b|答案|####)(?:\s+is\b|是|为)?\W{0,3}?[:：]?\**\s*(?=\S)", re.I)
+_MARK = re.compile(r"(?:【答案】|####|\banswer\b\W{0,4}?(?:[:：]|is\b)|答案(?:是|为|：|:))[\s:：*]*(?=\S)", re.I)
 
 
 def final_part(
@@ -49,7 +49,7 @@ def parse_label(
     return found[0] if len(found) == 1 else None
 
 # %% ../../nbs/2_prompting/01_0_tasks.ipynb #c14
-_NUMBER = re.compile(r"(?<![\d.])[-+]?\d[\d,]*(?:\.\d+)?|(?<=\d)[-+]\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\d.])[-+]?\d[\d,]*(?:\.\d+)?")
 
 
 def parse_number(
@@ -57,8 +57,7 @@ def parse_number(
 ) -> float | None:
     "The last number of a text's final part, or None."
     plain = unicodedata.normalize("NFKC", final_part(text)).replace("−", "-").replace("–", "-")
-    found = [number.lstrip("-+") if place and plain[place - 1].isdigit() else number
-             for number, place in ((match[0], match.start()) for match in _NUMBER.finditer(plain))]
+    found = _NUMBER.findall(plain)
     return float(found[-1].replace(",", "")) if found else None
 
 # %% ../../nbs/2_prompting/01_0_tasks.ipynb #c17
