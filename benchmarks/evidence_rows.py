@@ -90,7 +90,8 @@ def main():
             if any((point["method"], point["rows"]) == (name, rows) for point in done): continue
             point, _ = in_own_process(one_run, report=quiet, name=name, data=data, rate=rates[name], rows=rows)
             done.append(point)
-            record_curve(RESULT, done, note="one seed; two epochs, so more rows also mean more steps; the largest sets are those of the method matrix", data=data, model=MODEL,
+            note = "one seed; two epochs, so more rows also mean more steps; the largest sets are those of the method matrix"
+            record_curve(RESULT, done, note=note, data=data, model=MODEL,
                          epochs=EPOCHS, test_rows=TEST, precision=choose_runtime().precision)
             print("   ", point, flush=True)
     record_needs(done, data, load_rows(data).source)
