@@ -54,7 +54,7 @@ def main():
         if any((row["taught"], row["steps"]) == (taught, steps) for row in table): continue
         table += one_arm(taught, steps)
         for row in table[-4:]: print("   ", row, flush=True)
-        record_curve(RESULT, table, "one seed; the same sums in both trainings", model=MODEL, rows=ROWS, epochs=EPOCHS, batch=8,
+        record_curve(RESULT, table, "one seed; the same sums in both trainings", model=MODEL, training_rows=ROWS, epochs=EPOCHS, batch=8,
                      method="lora")
     return 0
 

@@ -77,7 +77,7 @@ def main():
     for name, messages, labels in cases():
         if any(point["case"] == name for point in points): continue
         points += measure(scorer, name, messages, labels)
-        record_curve("prompting_scoring_speed", points, model=MODEL, rows=ROWS, rounds=ROUNDS, precision="float32",
+        record_curve("prompting_scoring_speed", points, model=MODEL, test_rows=ROWS, rounds=ROUNDS, precision="float32",
                      note="times faster, from the seconds of all ways in turn; difference: the largest one of the log-probabilities")
         print("   ", *points[-2:], flush=True)
     return 0
