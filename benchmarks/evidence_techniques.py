@@ -20,7 +20,7 @@ from llmguide.prompting.scoring import Scorer, blank_prompts, calibrated, prompt
 from llmguide.prompting.tasks import load_task
 from llmguide.prompting.techniques import (
     ExampleIndex, by_label, chain_of_thought, conclude, decomposition, domain_terms, few_shot, format_constraint, guided_context,
-    keywords, negative_exclusion, random_examples, role_task_example_output, self_consistency, telling_words, vote, zero_shot,
+    keywords, most_agreed, negative_exclusion, random_examples, role_task_example_output, self_consistency, telling_words, zero_shot,
 )
 
 SMALL, LARGER, RESULT = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "prompting_techniques"
@@ -138,7 +138,7 @@ def by_parsing(model, task, technique, prompts):
     chat, limit = chat_of(model), {"max_tokens": REASONED if reasons else WRITTEN[task.name]}
     if technique == "self-consistency":
         tries = [[write(chat, m, temperature=TEMPERATURE, seed=n, **limit) for n in range(SAMPLES)] for m in prompts]
-        texts = [vote(task, [text for text, *_ in row]) for row in tries]
+        texts = [most_agreed(task, [text for text, *_ in row]) for row in tries]
         cost = np.array([[found[1:] for found in row] for row in tries]).sum(1).mean(0)
     else:
         found = [write(chat, messages, **limit) for messages in prompts]

@@ -233,7 +233,7 @@ def test_four_ask_the_embedded_engine_at_once(embedded):
     with ThreadPoolExecutor(4) as pool:
         together = [reply.text for reply in pool.map(lambda question: connect()(question, max_tokens=24), asked)]
     assert together == alone and all(together)
-    assert len(module._engines) == 1
+    assert len(module.running_engines) == 1
 
 
 def test_an_abandoned_stream_does_not_block_the_next(embedded):

@@ -508,6 +508,12 @@ def test_a_server_that_is_down_keeps_what_there_is(folder, capsys, server, monke
     assert len(server.asked) == asked + 2, "two of the four answers were kept"
 
 
+def test_a_test_that_cannot_fail_is_named(folder, capsys):
+    Path("idle.yaml").write_text("prompts: ['Say {{word}}']\nproviders: [echo]\ntests:\n  - vars: {word: hello}\n", encoding="utf-8")
+    assert main(["prompt-test", "idle.yaml"]) == 0
+    assert "idle.yaml line 4" in (said := capsys.readouterr().err) and "can't fail" in said
+
+
 def test_values_go_in_as_they_are(folder):
     Path("good.yaml").write_text(GOOD.replace("[hello, 你好]", "['{{word}}', '\\\\1 {0} %s']"), encoding="utf-8")
     found = read_prompt_file("good.yaml")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from llmguide.prompting.scoring import Scorer, answer_by_text, blank_prompts, calibrated, prompt_ids
-from llmguide.prompting.tasks import TASKS, load_task, parse_label, parse_number, parse_object
-from llmguide.prompting.techniques import ExampleIndex, decomposition, few_shot, keywords, telling_words, vote, zero_shot
+from llmguide.prompting.answers import extract_answer
+from llmguide.prompting.tasks import TASKS, load_task, parse_label
+from llmguide.prompting.techniques import ExampleIndex, decomposition, few_shot, keywords, most_agreed, telling_words, zero_shot
 from llmguide.replies import ScriptedChat, check_messages
 
 ODD = "aB1 ,.{}[]\"'\\:;-−+/\n\t\u3000\u200b\x00。：答案１％中文好评差é👩‍👧\ud800<|im_end|>answer boxed####"
@@ -22,17 +23,18 @@ def random_texts(count, seed=0):
 
 
 def test_parsers_take_any_text_and_never_invent_an_answer():
+    extraction = load_task("extraction", rows=1)
     for text in random_texts(3000):
-        label, number, found = parse_label(text, ("好评", "差评")), parse_number(text), parse_object(text)
+        label, found = parse_label(text, ("好评", "差评")), extraction.parse(text)
         assert label is None or label in text
-        assert number is None or any(character.isdigit() for character in text)
         assert found is None or "{" in text
 
 
 def test_long_texts_are_parsed_at_once():
+    extraction = load_task("extraction", rows=1)
     for text in ("answer " * 15_000, "{" * 100_000, "1," * 50_000, "答案" * 50_000, "[" * 100_000 + "{"):
-        assert parse_object(text) is None
-        parse_number(text), parse_label(text, ("yes", "no"))
+        assert extraction.parse(text) is None
+        extract_answer(text), parse_label(text, ("yes", "no"))
 
 
 @pytest.mark.parametrize("text, said", [
@@ -48,7 +50,7 @@ def test_yes_and_no(text, said):
     ("Answer: **-4**", -4), ("**Answer:** 17 apples", 17), ("【答案】 8", 8), ("The answer is 3\nbut not 5", 3),
 ])  # fmt: skip
 def test_numbers(text, number):
-    assert parse_number(text) == number
+    assert float(extract_answer(text)) == number
 
 
 def test_every_task_works_without_the_data_folder(tmp_path, monkeypatch):
@@ -232,8 +234,8 @@ def test_decomposition_asks_each_step_once():
 
 def test_votes_are_counted_by_answer_and_not_by_text():
     task = load_task("arithmetic", rows=1)
-    assert vote(task, ["It is 4.", "Answer: 5", "2 + 2 = 4", "none", "five"]) == "It is 4."
-    assert vote(task, ["", ""]) == ""
+    assert most_agreed(task, ["It is 4.", "Answer: 5", "2 + 2 = 4", "none", "five"]) == "It is 4."
+    assert most_agreed(task, ["", ""]) == ""
 
 
 def test_an_encoder_can_take_the_place_of_shared_words():

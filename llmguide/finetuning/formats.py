@@ -14,7 +14,7 @@ from .prepare import IGNORED
 from ..load import _decode, read_table
 from ..replies import ROLES
 from ..settings import write_atomically
-from ..templates import _without_markup
+from ..templates import without_markup
 
 # %% ../../nbs/1_finetuning/02_2_formats.ipynb #c09
 FORMATS = {"alpaca": ("instruction", "output"), "sharegpt": ("conversations",), "messages": ("messages",),
@@ -196,7 +196,7 @@ def write_records(
 # %% ../../nbs/1_finetuning/02_2_formats.ipynb #c40
 def _pieces(messages: list[dict], tokenizer) -> list[tuple[str, bool]]:
     "The rendered conversation as (text, learned) pieces."
-    messages = [turn | {"content": _without_markup(turn["content"], tokenizer)} for turn in messages]
+    messages = [turn | {"content": without_markup(turn["content"], tokenizer)} for turn in messages]
     pieces, done = [], ""
     for place, turn in enumerate(messages):
         if turn["role"] != "assistant": continue

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..catalog import file_hash
-from ..chat import Chat, _engines
+from ..chat import Chat, running_engines
 from .budget import Budget, BudgetSpent, token_bound
-from ..replies import Options, Reply, _key, _pieces, check_messages
+from ..replies import Options, Reply, question_key, word_by_word, check_messages
 
 _all_ = ["Budget", "BudgetSpent"]
 
@@ -31,13 +31,13 @@ def _identity(chat) -> str:
     model, url = getattr(chat, "model", None), str(getattr(chat, "url", "") or "")
     if not isinstance(model, str):
         raise ValueError(f"{chat!r:.60} has no model name: pass name=, so that two models don't answer for each other")
-    for (file, _), engine in list(_engines.items()):
+    for (file, _), engine in list(running_engines.items()):
         if engine.base_url == url: return f"{model} {file_hash(Path(file))[:16]} xllamacpp {version('xllamacpp')}"
     return f"{model} at {re.sub('//[^/@]*@', '//', url)}" if url else model  # a password in the address stays out
 
 
 def _digest(name: str, messages: list[dict], options: dict) -> bytes:
-    return hashlib.sha256(f"{name}\n{_key(messages, options)}".encode()).digest()
+    return hashlib.sha256(f"{name}\n{question_key(messages, options)}".encode()).digest()
 
 # %% ../../nbs/2_prompting/04_0_cache.ipynb #c11
 class Answer(NamedTuple):
@@ -140,7 +140,7 @@ class CachedChat(_Asking):
 
     def __call__(self, messages: str | list[dict], **options) -> Reply: return self.ask(messages, **options).reply
 
-    def stream(self, messages: str | list[dict], **options) -> Iterator[str]: return _pieces(self(messages, **options))
+    def stream(self, messages: str | list[dict], **options) -> Iterator[str]: return word_by_word(self(messages, **options))
 
     def close(self) -> None: getattr(self.chat, "close", lambda: None)()
 

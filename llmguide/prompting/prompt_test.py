@@ -90,11 +90,13 @@ class PromptTests:
         return [line for provider in self.file.providers for line in _summary(self, provider.name)]
 
     def complaints(self) -> list[str]:
-        "A line for each test that failed: where it stands, what was asked of whom, what doesn't hold."
+        "A line for each test that failed, with where it stands and what doesn't hold, and for each that can't fail."
         failed = [each for each in self.outcomes if not each.passed]
         said = [f"{each.output[: 60 if each.seconds else 200]!r} fails {'; '.join(each.failures)}" for each in failed]
         where = [f"{self.file.name} line {each.case.line}: {each.case.description}, {each.prompt}, {each.provider}" for each in failed]
-        return [f"{place}: {what}" for place, what in zip(where, said)]
+        idle = [f"{self.file.name} line {each.line}: {each.description} can't fail: give it an assert" for each in self.file.cases
+                if not each.assertions]
+        return [f"{place}: {what}" for place, what in zip(where, said)] + idle
 
     def as_plain(self) -> dict:
         "All of it as plain types for JSON."

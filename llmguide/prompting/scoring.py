@@ -15,7 +15,7 @@ from ..finetuning.classify import score_labels
 from ..load import fit_attention, load_causal
 from .tasks import parse_label
 from ..settings import choose_runtime, require
-from ..templates import _without_markup
+from ..templates import without_markup
 
 # %% ../../nbs/2_prompting/01_1_scoring.ipynb #c09
 def _shared(
@@ -30,7 +30,7 @@ def prompt_ids(
     messages: list[dict],  # role and content; the last one is the user's
 ) -> list[int]:
     "Tokens of the prompt that ends where the answer begins."
-    clean = [message | {"content": _without_markup(str(message["content"]), tokenizer)} for message in messages]
+    clean = [message | {"content": without_markup(str(message["content"]), tokenizer)} for message in messages]
     if not tokenizer.chat_template: return tokenizer("\n\n".join(message["content"] for message in clean) + "\n\n").input_ids
     text = tokenizer.apply_chat_template(clean, tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False).input_ids

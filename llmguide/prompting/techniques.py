@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['zero_shot', 'few_shot', 'random_examples', 'by_label', 'ExampleIndex', 'chain_of_thought', 'conclude',
-           'self_consistency', 'vote', 'decomposition', 'guided_context', 'domain_terms', 'telling_words', 'keywords',
-           'output_form', 'format_constraint', 'negative_exclusion', 'role_task_example_output']
+           'self_consistency', 'most_agreed', 'decomposition', 'guided_context', 'domain_terms', 'telling_words',
+           'keywords', 'output_form', 'format_constraint', 'negative_exclusion', 'role_task_example_output']
 
 # %% ../../nbs/2_prompting/01_techniques.ipynb #c03
 import random
@@ -14,6 +14,7 @@ from collections import Counter
 import numpy as np
 
 from ..passages import lexical_terms
+from .answers import vote
 from .tasks import Task
 from ..settings import require
 
@@ -129,19 +130,18 @@ def self_consistency(
     task: Task,
     text: str,
 ) -> list[dict]:
-    "What to ask several times, at a temperature above zero; `vote` counts the answers."
+    "What to ask several times, at a temperature above zero; `most_agreed` counts the answers."
     return chain_of_thought(task, text)
 
 
-def vote(
+def most_agreed(
     task: Task,
     texts: list[str],  # what the model wrote each time
 ) -> str:
     "The text whose answer was given most often; the first one where nothing can be read."
-    answers = [str(task.parse(text)) for text in texts if task.parse(text) is not None]
-    if not answers: return texts[0]
-    winner = Counter(answers).most_common(1)[0][0]
-    return next(text for text in texts if str(task.parse(text)) == winner)
+    answers = [task.parse(text) for text in texts]
+    winner = vote([None if answer is None else str(answer) for answer in answers])
+    return next((text for text, answer in zip(texts, answers) if winner is not None and str(answer) == winner), texts[0])
 
 # %% ../../nbs/2_prompting/01_techniques.ipynb #c27
 def decomposition(
