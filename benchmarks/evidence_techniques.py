@@ -28,26 +28,25 @@ CORE = ("zero-shot", "few-shot, random", "guided context")
 FORMS = ("role form", "format constraint", "key words", "negative exclusion", "domain terms")
 SHOTS = ("few-shot, by label", "few-shot, diverse", "few-shot, nearest")
 THINK = ("chain of thought", "decomposition")
-JOBS = (  # model, task, rows, techniques: the most important first
+JOBS = (  # model, task, rows, techniques: the most important first, what must be written out last
     (SMALL, "sentiment", 200, (*CORE, "format constraint", "role form")), (LARGER, "sentiment", 100, CORE),
     (SMALL, "arithmetic", 100, ("format constraint", *CORE)),
-    (LARGER, "arithmetic", 100, ("format constraint", "few-shot, random")), (LARGER, "chinese", 100, CORE),
-    (SMALL, "sentiment", 200, ("chain of thought",)), (SMALL, "chinese", 200, CORE),
-    (LARGER, "arithmetic", 100, ("zero-shot", "guided context")),
-    (SMALL, "sentiment", 200, ("key words", "few-shot, nearest", "few-shot, by label")), (SMALL, "intents", 200, CORE),
-    (LARGER, "chinese", 100, ("format constraint", "role form")),
-    (LARGER, "sentiment", 100, ("format constraint", "role form", "key words")),
-    (SMALL, "logic", 200, (*CORE, "chain of thought")),
-    (SMALL, "sentiment", 200, ("negative exclusion", "domain terms", "few-shot, diverse")),
-    (SMALL, "intents", 200, ("role form", "format constraint")), (LARGER, "sentiment", 100, ("chain of thought",)),
+    (LARGER, "arithmetic", 100, ("format constraint", "few-shot, random", "zero-shot")), (LARGER, "chinese", 100, CORE),
+    (SMALL, "chinese", 200, CORE), (SMALL, "intents", 200, CORE), (SMALL, "logic", 200, CORE),
+    (SMALL, "sentiment", 200, ("key words", "few-shot, nearest", "few-shot, by label")), (LARGER, "logic", 100, CORE),
+    (LARGER, "intents", 100, CORE), (SMALL, "sentiment", 200, ("negative exclusion", "domain terms", "few-shot, diverse")),
+    (LARGER, "sentiment", 100, ("format constraint", "role form", "key words")), (SMALL, "chinese", 200, FORMS),
+    (SMALL, "intents", 200, ("role form", "format constraint")), (LARGER, "chinese", 100, ("format constraint", "role form")),
+    (SMALL, "logic", 200, (*SHOTS, *FORMS)), (SMALL, "intents", 200, (*SHOTS, "key words")), (LARGER, "sentiment", 100, SHOTS),
+    (SMALL, "chinese", 200, SHOTS), (LARGER, "chinese", 100, SHOTS),
+    (SMALL, "sentiment", 200, ("chain of thought",)), (SMALL, "logic", 200, ("chain of thought",)),
     (SMALL, "extraction", 100, ("zero-shot", "few-shot, random", "guided context", "format constraint")),
-    (LARGER, "logic", 100, CORE), (SMALL, "chinese", 200, (*FORMS, "chain of thought")), (LARGER, "chinese", 100, ("chain of thought",)),
-    (LARGER, "intents", 100, CORE), (SMALL, "arithmetic", 40, ("chain of thought", "self-consistency")),
-    (LARGER, "arithmetic", 40, ("chain of thought",)),
-    (SMALL, "arithmetic", 100, ("role form", "key words", "negative exclusion")),
-    (LARGER, "logic", 100, ("chain of thought",)), (LARGER, "extraction", 60, (*CORE, "format constraint")),
-    (SMALL, "sentiment", 200, ("decomposition",)), (SMALL, "intents", 200, (*SHOTS, "key words")), (LARGER, "sentiment", 100, SHOTS),
-    (SMALL, "chinese", 200, SHOTS), (LARGER, "chinese", 100, SHOTS), (SMALL, "logic", 200, (*SHOTS, *FORMS, "decomposition")),
+    (LARGER, "sentiment", 100, ("chain of thought",)), (SMALL, "arithmetic", 40, ("chain of thought", "self-consistency")),
+    (LARGER, "arithmetic", 40, ("chain of thought",)), (SMALL, "chinese", 200, ("chain of thought",)),
+    (SMALL, "arithmetic", 100, ("role form", "key words", "negative exclusion")), (LARGER, "arithmetic", 100, ("guided context",)),
+    (LARGER, "chinese", 100, ("chain of thought",)), (LARGER, "logic", 100, ("chain of thought",)),
+    (SMALL, "sentiment", 200, ("decomposition",)), (SMALL, "logic", 200, ("decomposition",)),
+    (LARGER, "extraction", 60, (*CORE, "format constraint")),
 )
 SAMPLES, TEMPERATURE, SHOWN = 5, 0.7, 4  # of self-consistency; examples shown
 WRITTEN = {"arithmetic": 80, "extraction": 110}  # tokens that an answer may have
