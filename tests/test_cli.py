@@ -404,7 +404,7 @@ def test_any_labels_in_any_language(folder):
 def test_finetune_knows_every_method():
     from typing import get_args
 
-    from llmguide.cli import TrainingMethod
+    from llmguide.commands import TrainingMethod
     from llmguide.finetuning.methods import METHODS
 
     assert get_args(TrainingMethod) == tuple(METHODS)
