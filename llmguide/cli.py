@@ -21,7 +21,7 @@ try: from typer.exceptions import TyperException
 except ModuleNotFoundError: from click import ClickException as TyperException  # typer below 0.21, which Flower asks for
 
 from . import __version__
-from .commands import finetune, predict, prompt_test
+from .commands import finetune, inspect, predict, prompt_test
 from .console import EXPECTED, AsJson, console, error_line, say, show
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c09
@@ -150,7 +150,8 @@ def evidence(names: Annotated[list[str] | None, typer.Argument(help="Measurement
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c24
 BUILDS = {"sentiment": ("llmguide.finetuning.predict", "build_sentiment"),  # name -> module, function
-          "encoder": ("llmguide.finetuning.quantize", "build_encoder")}
+          "encoder": ("llmguide.finetuning.quantize", "build_encoder"),
+          "inspection": ("llmguide.multimodal.inspection", "build_inspection"), "vqa": ("llmguide.multimodal.vqa", "build_vqa")}
 
 
 @app.command()
@@ -164,6 +165,7 @@ def build(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BUILDS)}
 # %% ../nbs/0_foundations/07_cli.ipynb #c27
 for command in (finetune, predict): app.command()(command)
 app.command("prompt-test")(prompt_test)
+app.add_typer(inspect, name="inspect")
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c31
 if __name__ == "__main__" and __package__: sys.exit(main())
