@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['carbon_intensity', 'Footprint', 'footprint']
 
-# %% ../../nbs/1_finetuning/05_footprint.ipynb #c02
+# %% ../../nbs/1_finetuning/05_footprint.ipynb #c03
 import logging
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..settings import require
 
-# %% ../../nbs/1_finetuning/05_footprint.ipynb #c07
+# %% ../../nbs/1_finetuning/05_footprint.ipynb #c08
 def carbon_intensity(
     country: str,  # three letters (ISO 3166): "DEU", "CHN", "USA"
 ) -> float:
@@ -22,7 +22,7 @@ def carbon_intensity(
     if found is None: raise ValueError(f"no country with a known grid is called {country!r}: give three letters, DEU or CHN")
     return float(found)
 
-# %% ../../nbs/1_finetuning/05_footprint.ipynb #c12
+# %% ../../nbs/1_finetuning/05_footprint.ipynb #c13
 @dataclass
 class Footprint:
     "What a piece of work used and emitted; filled when the block ends."
@@ -39,7 +39,7 @@ class Footprint:
     def __str__(self):
         return f"{self.seconds:.1f} s, {1000 * self.energy:.3g} Wh, {self.emissions:.3g} g CO2e ({self.country}; {self.how})"
 
-# %% ../../nbs/1_finetuning/05_footprint.ipynb #c13
+# %% ../../nbs/1_finetuning/05_footprint.ipynb #c14
 def _how(tracker) -> str:
     "Where CodeCarbon takes the processor's and the GPU's power from."
     parts = []
@@ -51,7 +51,7 @@ def _how(tracker) -> str:
         elif type(part).__name__ == "GPU": parts.append("GPU by its own sensor")
     return ", ".join(parts)
 
-# %% ../../nbs/1_finetuning/05_footprint.ipynb #c14
+# %% ../../nbs/1_finetuning/05_footprint.ipynb #c15
 @contextmanager
 def footprint(
     country: str = "DEU",  # three letters; whose grid is meant
