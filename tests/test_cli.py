@@ -419,3 +419,23 @@ def test_check_reports_and_trains_nothing(folder, capsys):
     assert main([*command, "--test", "mine.csv"]) == 1  # the test rows are the training rows
     assert "test leak" in [each["check"] for each in json.loads(capsys.readouterr().out)["findings"] if each["level"] == "error"]
     assert not Path("out").exists()
+
+
+def test_inspect_looks_at_parts(folder, capsys):
+    from llmguide.multimodal.inspection import QualityInspector
+    from llmguide.multimodal.tiles import draw_tiles
+
+    parts = draw_tiles(folder / "parts", parts=8, exposures=1)
+    QualityInspector.train(parts, steps=1, report=lambda line: None).save("inspector.safetensors")
+    (parts / "images" / "broken.png").write_bytes(b"no picture")
+    assert main(["inspect", "look", "parts/images", "--inspector", "inspector.safetensors", "--page", "page.html", "--json"]) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["pictures"], found["unreadable"]) == (9, 1) and "broken.png" in err and "broken.png" in Path("page.html").read_text()
+
+
+def test_inspect_names_what_is_missing(folder, capsys):
+    for words, said in ((["train", "nowhere", "--output", "i.safetensors"], "no folder nowhere"),
+                        (["look", "nowhere", "--inspector", "i.safetensors"], "no inspector i.safetensors")):  # fmt: skip
+        assert main(["inspect", *words]) == 2
+        assert said in (line := capsys.readouterr().err) and line.count("\n") == 1, line
