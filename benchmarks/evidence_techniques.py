@@ -263,8 +263,8 @@ def main():
             if any((p["model"], p["task"], p["technique"]) == (model, name, technique) for p in points): continue
             points += measure(model, name, rows, technique)
             keep(points)
+            record_claims(points)  # a run that is stopped has its verdicts, too
             print(f"   {model} {name} {technique}: {marks(points[-1]).mean():.3f}", flush=True)
-    record_claims(points)
     shorter_inputs()
     return 0
 
