@@ -143,7 +143,7 @@ def inspect_train(
     show({name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}, as_json, tuple(found),
          [tuple(map(str, shown.values()))])
 
-
+# %% ../nbs/0_foundations/07_4_commands.ipynb #c23
 @inspect.command("look")
 def inspect_look(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a film, or the number of a camera.")],

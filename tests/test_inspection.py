@@ -115,8 +115,8 @@ def test_the_same_seed_gives_the_same_inspector(folder, inspector):
 
 
 def test_interrupted_training_goes_on_to_the_same_end(folder, inspector, tmp_path, monkeypatch):
-    monkeypatch.setenv("LLMGUIDE_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("LLMGUIDE_MODELS_DIR", str(_models()))
+    monkeypatch.setenv("LLMGUIDE_CACHE_DIR", str(tmp_path))
     from llmguide.multimodal import inspection
 
     whole, calls = inspection.train_network, []

@@ -102,13 +102,9 @@ class VisualModel:
     def __init__(self, model, tokenizer, projector):
         self.model, self.tokenizer, self.projector = model, tokenizer, projector.to(model.device)
 
-    def tokens(self, text: str) -> list[int]:
-        "Token numbers of a piece of the prompt."
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+    def tokens(self, text: str) -> list[int]: return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def prompt_tokens(self, question: str) -> list[int]:
-        "Token numbers of what stands before the picture."
-        return self.tokens(PROMPT.format(question=question))
+    def prompt_tokens(self, question: str) -> list[int]: return self.tokens(PROMPT.format(question=question))
 
     def count_tokens(self, question: str) -> int:
         "Places that question, picture and cue take together, before an answer begins."
@@ -125,11 +121,14 @@ class VisualModel:
         torch, distinct, device = require("torch", "multimodal"), list(dict.fromkeys(questions)), self.model.device
         prompts = [self.prompt_tokens(question) for question in distinct]
         if len(set(map(len, prompts))) != 1: raise ValueError("the questions differ in length: sort them with equal_lengths")
-        known = self.model(input_ids=torch.tensor(prompts, device=device), use_cache=True, logits_to_keep=1).past_key_values
-        known.batch_select_indices(torch.tensor([distinct.index(question) for question in questions], device=device))
-        words = self.model.get_input_embeddings()(torch.tensor([self.tokens(CUE) + answer for answer in answers], device=device))
+        prompts, embed = torch.tensor(prompts, device=device), self.model.get_input_embeddings()
+        words = embed(torch.tensor([self.tokens(CUE) + answer for answer in answers], device=device))
         image = self.projector(torch.as_tensor(vectors, device=device)).to(words.dtype)
         inputs = torch.cat([image, words], 1)  # (rows, image tokens + words, width): both stand where embeddings stand
+        if len(distinct) == len(questions):  # nothing to share: all in one pass
+            return self.model(inputs_embeds=torch.cat([embed(prompts), inputs], 1), use_cache=False, logits_to_keep=keep).logits
+        known = self.model(input_ids=prompts, use_cache=True, logits_to_keep=1).past_key_values
+        known.batch_select_indices(torch.tensor([distinct.index(question) for question in questions], device=device))
         return self.model(inputs_embeds=inputs, past_key_values=known, use_cache=True, logits_to_keep=keep).logits
 
 # %% ../../nbs/3_multimodal/03_1_projector.ipynb #c27
