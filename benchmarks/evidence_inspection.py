@@ -106,8 +106,10 @@ def record_alarms(tiles, pictures):
     at_recall = tile_interval(groups, bad, scores, statistic=lambda b, s: alarms_at_recall(b, s, recall))
     over = chosen_elsewhere(tiles, bad, scores, groups)
     alarms, caught = (tile_interval(groups[bad == kind], over[bad == kind], statistic=np.mean).scale(100) for kind in (False, True))
-    notes = {"at equal recall": f"at the recall of the single feature with 8.3 % of false alarms, {recall:.0%}; cross-validated by tile",
-             "threshold for 2.1 % from other tiles": f"there {caught:.0f} % of the defective pictures are caught"}
+    notes = {
+        f"at the single feature's recall of {recall:.0%}": "the single feature has 8.3 % of false alarms there; cross-validated by tile",
+        f"threshold for 2.1 % from other tiles, recall {caught.value:.0f} %": f"recall {caught:.0f} %",
+    }
     for (method, note), found in zip(notes.items(), (at_recall, alarms)):
         record(Measurement("M1", found, dataset=DATA, dataset_source="data folder", model=MODEL, rows=len(bad),
                            config={"method": f"network with masks, {method}", "single_feature_recall": recall}, note=note))
