@@ -32,7 +32,7 @@ def _preflight(parts, method: str, model: str, epochs: int, as_json: bool):
     show({"ok": found.ok, "findings": [dict(zip(columns, row)) for row in rows]}, as_json, columns, rows)
     if not found.ok: raise typer.Exit(1)
 
-
+# %% ../nbs/0_foundations/07_4_commands.ipynb #c09
 def finetune(
     data: DataFile,
     output: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the artefact; made, or replaced if it holds one.")],
@@ -64,7 +64,7 @@ def finetune(
     if os.environ.get("RANK", "0") != "0": return  # started with others by accelerate launch: the first one speaks
     show(found, as_json, ("on rows held back", f"{method}, {model}"), figure_rows(found))
 
-# %% ../nbs/0_foundations/07_4_commands.ipynb #c15
+# %% ../nbs/0_foundations/07_4_commands.ipynb #c16
 def _now_and_then(seconds: float = 3.0):
     "A report that shows a line only when some seconds have passed since the last."
     shown = [time.monotonic()]
@@ -100,7 +100,7 @@ def predict(
              "rows_per_second": round(len(texts) / seconds, 1)}
     show(found, as_json, tuple(found), [tuple(found.values())])
 
-# %% ../nbs/0_foundations/07_4_commands.ipynb #c18
+# %% ../nbs/0_foundations/07_4_commands.ipynb #c19
 def prompt_test(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML as for promptfoo: prompts, providers, tests.")],
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML page of the result.")] = None,
@@ -120,7 +120,7 @@ def prompt_test(
     for line in tests.complaints(): say(line)
     if not tests.passed: raise typer.Exit(1)
 
-# %% ../nbs/0_foundations/07_4_commands.ipynb #c22
+# %% ../nbs/0_foundations/07_4_commands.ipynb #c23
 inspect = typer.Typer(help="Train an inspector of parts, and look at pictures with it.", no_args_is_help=True)
 
 
@@ -143,12 +143,12 @@ def inspect_train(
     show({name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}, as_json, tuple(found),
          [tuple(map(str, shown.values()))])
 
-# %% ../nbs/0_foundations/07_4_commands.ipynb #c23
+# %% ../nbs/0_foundations/07_4_commands.ipynb #c24
 @inspect.command("look")
 def inspect_look(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of pictures, a film, or the number of a camera.")],
     inspector: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: what `llmguide build inspection` made.")] = None,
-    page: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report with pictures.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="HTML report with pictures.")] = None,
     alerts: Annotated[Path | None, typer.Option(metavar="FILE", help="A .jsonl file that each alert is added to.")] = None,
     as_json: AsJson = False,
 ):
@@ -158,8 +158,8 @@ def inspect_look(
         from llmguide.multimodal.inspection import QualityInspector
         from llmguide.multimodal.line import inspect_stream
 
-        if page: check_file_output(page, Path(source))
-        found = inspect_stream(int(source) if source.isdigit() else source, QualityInspector.load(inspector), page, alerts, say)
+        if output: check_file_output(output, source)
+        found = inspect_stream(int(source) if source.isdigit() else source, QualityInspector.load(inspector), output, alerts, say)
     columns = ("pictures", "defects", "unreadable", "seconds", "pictures_per_second", "page")
     show(found, as_json, columns, [tuple(str(found[name]) for name in columns)])
     if found["defects"] or found["unreadable"]: raise typer.Exit(1)

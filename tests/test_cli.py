@@ -421,14 +421,18 @@ def test_check_reports_and_trains_nothing(folder, capsys):
     assert not Path("out").exists()
 
 
-def test_inspect_looks_at_parts(folder, capsys):
+def test_inspect_trains_and_looks_at_parts(folder, capsys, monkeypatch):
     from llmguide.multimodal.inspection import QualityInspector
     from llmguide.multimodal.tiles import draw_tiles
 
-    parts = draw_tiles(folder / "parts", parts=8, exposures=1)
-    QualityInspector.train(parts, steps=1, report=lambda line: None).save("inspector.safetensors")
+    parts, train = draw_tiles(folder / "零件 parts", parts=8, exposures=1), QualityInspector.train
+    monkeypatch.setattr(QualityInspector, "train", lambda *given, report: train(*given, steps=1, report=report))  # one step is quick
+    for form in ([], ["--json"]):
+        assert main(["inspect", "train", str(parts), "--output", "inspector.safetensors", *form]) == 0
+        said = capsys.readouterr().out
+    assert json.loads(said)["pictures"] == 8 and len(json.loads(said)["auroc"]) == 3
     (parts / "images" / "broken.png").write_bytes(b"no picture")
-    assert main(["inspect", "look", "parts/images", "--inspector", "inspector.safetensors", "--page", "page.html", "--json"]) == 1
+    assert main(["inspect", "look", str(parts / "images"), "--inspector", "inspector.safetensors", "--output", "page.html", "--json"]) == 1
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert (found["pictures"], found["unreadable"]) == (9, 1) and "broken.png" in err and "broken.png" in Path("page.html").read_text()
