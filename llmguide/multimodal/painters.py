@@ -20,7 +20,7 @@ def image_service(
     timeout: float = 120,  # seconds
 ) -> Callable:
     "A painter behind an address, (prompt, size) -> image; raises ConnectionError with one line when it can't paint."
-    openai, pictures = require("openai", "prompting"), require("PIL.Image", "multimodal")
+    openai, pictures = require("openai", "multimodal"), require("PIL.Image", "multimodal")
 
     def paint(prompt: str, size: tuple[int, int]):
         try:
