@@ -18,10 +18,12 @@ from ..passages import Chunk, lexical_terms, make_chunk
 def manual_passages(
     path: str | Path,  # a Markdown file: "# machine", "## code or topic", "### section", lists and paragraphs
 ) -> list[Chunk]:
-    "The lines of a manual with their headings and places; raises ValueError for a file without any, or not in UTF-8."
+    "The lines of a manual with their headings and places; raises FileNotFoundError, or ValueError for a file without any or not in UTF-8."
     path = Path(path)
     try: text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError: raise ValueError(f"{path.name} is not UTF-8: save the manual as UTF-8") from None
+    except OSError as problem:
+        raise FileNotFoundError(f"the manual {path} can't be read ({problem.strerror}): name a Markdown file of your machines") from None
     headings, found, place = [], [], 0
     for line in text.splitlines(keepends=True):
         mark = re.match(r"(#+)\s+(.*\S)", line)
