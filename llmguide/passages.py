@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERYONE', 'TextEncoder', 'unit_vectors', 'Chunk', 'make_chunk', 'chunk_to_json', 'chunk_from_json', 'reader_names',
-           'may_see', 'reader_label', 'field_label', 'labels_of', 'lexical_terms', 'standardise', 'fuse']
+           'may_see', 'reader_label', 'field_label', 'labels_of', 'lexical_terms', 'searchable', 'standardise', 'fuse']
 
 # %% ../nbs/0_foundations/05_0_passages.ipynb #c02
 import json
@@ -171,6 +171,13 @@ def lexical_terms(
             terms += [run[i : i + 2] for i in range(len(run) - 1)]
             if len(run) == 1 or not question: terms += run
     return terms
+
+# %% ../nbs/0_foundations/05_0_passages.ipynb #c33b
+def searchable(
+    chunk: Chunk,
+) -> str:
+    "What a chunk is found by: its headings and its text; encoders and word indexes read this."
+    return "\n".join([" > ".join(chunk.headings), chunk.text]) if chunk.headings else chunk.text
 
 # %% ../nbs/0_foundations/05_0_passages.ipynb #c35
 def standardise(

@@ -17,7 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .passages import EVERYONE, Chunk, TextEncoder, chunk_from_json, chunk_to_json, field_label, fuse, labels_of
-from .passages import lexical_terms, make_chunk, may_see, reader_names, reader_label, unit_vectors
+from .passages import lexical_terms, make_chunk, may_see, reader_names, reader_label, searchable, unit_vectors
 from .settings import require, write_atomically
 
 # %% ../nbs/0_foundations/05_store.ipynb #c04
@@ -100,7 +100,7 @@ def _schema(dimension: int):
 def _row(chunk: Chunk, vector: np.ndarray) -> dict:
     "A chunk as a row of that table."
     return {"labels": labels_of(chunk), "id": chunk.id, "source": chunk.source,
-            "terms": " ".join(lexical_terms(chunk.text)), "chunk": chunk_to_json(chunk), "vector": vector}
+            "terms": " ".join(lexical_terms(searchable(chunk))), "chunk": chunk_to_json(chunk), "vector": vector}
 
 # %% ../nbs/0_foundations/05_store.ipynb #c22
 def _open_table(folder: Path, dimension: int):
