@@ -2,10 +2,12 @@
 
 nbmake runs every cell of a notebook; nbdev marks the cells that need a GPU or much time with a first line such as
 `#| cuda`. The bridge below makes nbmake leave those cells out. LLMGUIDE_RUN_FLAGS=cuda,slow lets some of them run.
+On Linux the kernels come from warm_kernels.py; LLMGUIDE_COLD_KERNELS=1 starts each from nothing, as a reader does.
 """
 
 import os
 import re
+import sys
 import time
 from types import SimpleNamespace
 
@@ -26,6 +28,11 @@ def pytest_configure(config):
 
         nb_run.nbformat = SimpleNamespace(read=read_tagged)
         nb_run.NotebookClient = client_with_deadline
+        if sys.platform == "linux" and not os.environ.get("LLMGUIDE_COLD_KERNELS"):
+            from jupyter_client.provisioning import local_provisioner
+            from warm_kernels import ForkedKernel
+
+            local_provisioner.launch_kernel = ForkedKernel
 
 
 def read_tagged(path, version):

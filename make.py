@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PROGRAMS = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = PROGRAMS / ("python.exe" if os.name == "nt" else "python")
-LINTED = ("llmguide", "tests", "benchmarks", "make.py", "setup.py", "conftest.py")
+LINTED = ("llmguide", "tests", "benchmarks", "make.py", "setup.py", "conftest.py", "warm_kernels.py")
 
 
 def main(arguments):
@@ -185,7 +185,9 @@ def run_pytest(*arguments, **variables):
     workers = min(cores, 4)
     # Two OpenMP programs that each want every core wait for one another: share the cores out instead.
     variables.setdefault("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(cores // workers)))
-    return call(PYTHON, "-m", "pytest", "-n", str(workers), "--durations=15", *arguments, check=False, **variables)
+    # A file's tests stay together, so that what they share is made once; files of many tests come first.
+    options = ["-n", str(workers), "--dist", "loadfile", "--durations=15"]
+    return call(PYTHON, "-m", "pytest", *options, *arguments, check=False, **variables)
 
 
 def check_export():

@@ -24,6 +24,7 @@ except ModuleNotFoundError: from click import ClickException as TyperException  
 from . import __version__
 from .commands import finetune, inspect, predict, prompt_test
 from .console import EXPECTED, AsJson, console, error_line, say, show
+from .knowledge import kb
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c09
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -57,7 +58,8 @@ def main(
         if isinstance(problem, TyperException): problem = ValueError(f"{problem.format_message()} See llmguide --help")
         say(error_line(problem))
         return 2
-    if code == 130: say("llmguide: interrupted; finetune goes on with --resume")
+    again = "the same command goes on" if arguments[0] == "kb" else "finetune goes on with --resume"
+    if code == 130: say(f"llmguide: interrupted; {again}")
     return code
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c13
@@ -176,6 +178,7 @@ def build(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BUILDS)}
 for command in (finetune, predict): app.command()(command)
 app.command("prompt-test")(prompt_test)
 app.add_typer(inspect, name="inspect")
+app.add_typer(kb, name="kb")
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c32
 if __name__ == "__main__" and __package__: sys.exit(main())

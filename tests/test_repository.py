@@ -138,6 +138,7 @@ def run_notebook(folder, *sources, timeout=60, **variables):
     (folder / "conftest.py").write_bytes((ROOT / "conftest.py").read_bytes())
     options = ["--nbmake", f"--nbmake-timeout={timeout}", "--rootdir", folder, "-p", "no:cacheprovider", "-q"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "LLMGUIDE_RUN"))}
+    environment["LLMGUIDE_COLD_KERNELS"] = "1"  # one kernel is not worth the imports for many
     command = [sys.executable, "-m", "pytest", *options, *variables.pop("extra", []), folder / "lesson.ipynb"]
     return subprocess.run(
         command, cwd=folder, env=environment | variables, capture_output=True, text=True, check=False, timeout=300
@@ -165,6 +166,29 @@ def test_timeout_is_for_the_whole_notebook(tmp_path):
     done = run_notebook(tmp_path, "#| cuda\n1", nap, nap, timeout=4)
     assert done.returncode == 1, done.stdout
     assert "timed out" in done.stdout and "INTERNAL ERROR" not in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every kernel starts from nothing")
+def test_forked_kernels_are_warm_and_share_nothing(monkeypatch, tmp_path):
+    """A kernel finds the large libraries imported, and nothing that another kernel or pytest left behind."""
+    from jupyter_client.provisioning import local_provisioner
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbformat.v4 import new_code_cell, new_notebook
+    from warm_kernels import ForkedKernel
+
+    def run(source):
+        NotebookClient(new_notebook(cells=[new_code_cell(source)]), timeout=60).execute(cwd=tmp_path)
+
+    monkeypatch.setattr(local_provisioner, "launch_kernel", ForkedKernel)
+    monkeypatch.setattr(json, "left_behind", 1, raising=False)
+    run("import json; json.left_behind = 1")
+    run("import json, sys; assert 'torch' in sys.modules and not hasattr(json, 'left_behind')")
+    run(f"import os; assert os.getcwd() == {str(tmp_path)!r} and os.getpgid(0) == os.getpid()")
+    run("import atexit, pathlib; atexit.register(pathlib.Path('ended').touch)")
+    assert (tmp_path / "ended").exists()
+    with pytest.raises(CellExecutionError): run("1 / 0")
+    with pytest.raises(DeadKernelError): run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 
 
 # ---- nothing is half-written

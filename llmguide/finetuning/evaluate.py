@@ -69,13 +69,10 @@ def evaluate_model(
 
 
 def macro_f1(gold, answers) -> float:
-    "Mean over the classes of F1, a class never found counting as zero."
-    return _sklearn_f1(gold, answers, "macro")
-
-
-def _sklearn_f1(gold, answers, average: str) -> float:
-    metrics = require("sklearn.metrics", "finetuning")
-    return float(metrics.f1_score(gold, answers, average=average, zero_division=0))
+    "Mean over the classes of F1, a class never found counting as zero; many times as fast as scikit-learn's, for intervals."
+    gold, answers = np.asarray(gold), np.asarray(answers)
+    classes = [(gold == label, answers == label) for label in np.unique(np.concatenate([gold, answers]))]
+    return float(np.mean([2 * (true & said).sum() / (true.sum() + said.sum()) for true, said in classes]))
 
 # %% ../../nbs/1_finetuning/05_evaluate.ipynb #c16
 def _measures(gold: list[str], probabilities: np.ndarray, labels: list[str]) -> dict:
@@ -86,7 +83,7 @@ def _measures(gold: list[str], probabilities: np.ndarray, labels: list[str]) -> 
         "rows": len(gold),
         "accuracy": float(right.mean()),
         "accuracy_interval": wilson_interval(int(right.sum()), len(right)),
-        "f1_score": _sklearn_f1(gold, answers, "weighted"),  # the mean over classes by their size
+        "f1_score": float(metrics.f1_score(gold, answers, average="weighted", zero_division=0)),  # by the classes' sizes
         "macro_f1": macro_f1(gold, answers),
         "macro_f1_interval": bootstrap_interval(np.array(gold), np.array(answers), statistic=macro_f1, draws=300),
         "confusion_matrix": metrics.confusion_matrix(gold, answers, labels=labels).tolist(),  # rows: truth, columns: answer
