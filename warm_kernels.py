@@ -13,8 +13,8 @@ import sys
 import time
 from unittest import mock
 
-WARM = [
-    *("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "scipy.stats", "sklearn.metrics"),
+WARM = [  # none of them starts threads, which a fork would lose (pyarrow's allocator does, and starts its own anew)
+    *("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "scipy.stats", "sklearn.metrics", "jsonschema", "openai"),
     *("torch", "transformers.models.llama.modeling_llama", "peft", "sentence_transformers"),
 ]
 

@@ -31,7 +31,7 @@ from llmguide.settings import assets, get_settings, write_atomically
 from llmguide.store import Hit, LanceStore
 
 CACHE = get_settings().cache_dir / "evidence" / "answers"
-SIZES, MOST_WRONG, HITS = {"calibrate": 480, "report": 640}, 0.05, 3  # as many passages as the knowledge base reads
+SIZES, MOST_WRONG, HITS = {"calibrate": 480, "report": 320}, 0.05, 3  # as many passages as the knowledge base reads
 KINDS = ("answerable", "unanswerable", "foreign")
 
 
@@ -309,23 +309,40 @@ def same_words(quote, wanted):
     return bool(one and other) and (one in other or other in one)
 
 
-def main():
-    CACHE.mkdir(parents=True, exist_ok=True)
-    rows = {"en": english(), "zh": chinese()}
-    heads, points, figures = {}, [], []
-    for language, own in rows.items():
-        head, some, found, _ = measured(language, own, FEATURES[language])
-        heads[language], points, figures = head, points + some, figures + found
-        some, found = handbook(language, head)
-        points, figures = points + some, figures + found
-    write_atomically(assets() / "reader/confidence.json", json.dumps(heads, indent=1) + "\n")
-    note = "intervals over articles; half answerable, a quarter unanswerable, a quarter foreign (Chinese: two thirds, none, one third)"
+def say(row):
+    """Print a figure with its interval, at once."""
+    interval = f"{row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+    print(f"{row.get('language', 'en')} {row['arm']:12} {row['figure']:20} {interval}", flush=True)
+
+
+def keep(heads, points, figures):
+    """Write the heads to the assets and the tables to the results."""
+    known = json.loads((assets() / "reader/confidence.json").read_text()) if (assets() / "reader/confidence.json").exists() else {}
+    write_atomically(assets() / "reader/confidence.json", json.dumps(known | heads, indent=1) + "\n")
+    note = "intervals over articles; half answerable, a quarter each unanswerable and foreign (Chinese: two thirds, none, one third)"
     record_curve("enterprise_abstention", points, note=note, sizes=SIZES)
     record_curve("enterprise_answers", figures, note=note, sizes=SIZES, most_wrong=MOST_WRONG)
-    note = "answerable questions of the report articles, three passages each; intervals over articles"
-    record_curve("enterprise_reader", reader_rows(rows["en"], heads["en"]), note=note)
-    for row in figures:
-        print(f"{row['language']} {row['arm']:11} {row['figure']:20} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
+
+
+def main():
+    CACHE.mkdir(parents=True, exist_ok=True)
+    heads, points, figures = {}, [], []
+    for language, ask in (("en", english), ("zh", chinese)):
+        rows = ask()
+        heads[language], some, found, _ = measured(language, rows, FEATURES[language])
+        points, figures = points + some, figures + found
+        keep(heads, points, figures)
+        for row in found: say(row)
+        if language == "zh": continue
+        note = "answerable questions of the report articles, three passages each; intervals over articles"
+        table = reader_rows(rows, heads["en"])
+        record_curve("enterprise_reader", table, note=note)
+        for row in table: say(row)
+    for language, head in heads.items():
+        some, found = handbook(language, head)
+        points, figures = points + some, figures + found
+        keep(heads, points, figures)
+        for row in found: say(row)
     return 0
 
 

@@ -35,20 +35,26 @@ def row(name, kills):
             "low": interval.low, "high": interval.high}
 
 
+def write_table(done):
+    """The table of what is done so far."""
+    record_curve("enterprise_crash", [row(name, kills) for name, kills in done.items() if kills], seeds="0 to the number of kills",
+                 note="A process adds, changes and deletes documents and is killed by SIGKILL; broken counts kills after which "
+                      "an acknowledged change was missing, a deleted document was back, a document was there by half, or "
+                      "the store did not open. Power failure is not tried: that is up to the disk.")
+
+
 def main():
-    """All kills that are not done yet, then the table."""
+    """All kills that are not done yet, round by round, and the table after each."""
     kept = project_folder() / "out" / "evidence_crash.json"
     done = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {name: [] for name in KILLS}
+    if any(done.values()): write_table(done)
     for name, count in KILLS.items():
         while len(done[name]) < count:
             done[name] += one_round(name, len(done[name]))
             write_atomically(kept, json.dumps(done))
+            write_table(done)
             print(f"{name}: {len(done[name])} of {count} kills, {sum(bool(kill['problems']) for kill in done[name])} broken", flush=True)
     for kill in (each for kills in done.values() for each in kills if each["problems"]): print(kill)
-    record_curve("enterprise_crash", [row(name, kills) for name, kills in done.items()], seeds="0 to the number of kills",
-                 note="A process adds, changes and deletes documents and is killed by SIGKILL; broken counts kills after which "
-                      "an acknowledged change was missing, a deleted document was back, a document was there by half, or "
-                      "the store did not open. Power failure is not tried: that is up to the disk.")
     kept.unlink()
 
 

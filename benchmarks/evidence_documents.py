@@ -43,7 +43,7 @@ def archive_text(data, wanted, tag):
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = [archive.read(name).decode("utf-8", "replace") for name in archive.namelist() if re.search(wanted, name)]
     parts = [re.sub(r"(?s)<mc:Fallback>.*?</mc:Fallback>", "", part) for part in parts]
-    pattern = rf"(?s)<(?:{tag})(?: [^>]*)?>(.*?)</(?:{tag})>|</[wa]:p>|<w:tab/>|<w:br/>"
+    pattern = rf"(?s)<(?:{tag})(?: [^>]*)?>(.*?)</(?:{tag})>|</(?:[wa]:p|si)>|<w:tab/>|<w:br/>"
     found = [[match[1] for match in re.finditer(pattern, part)] for part in parts]
     return "\n".join("".join("\n" if text is None else without_tags(text) for text in part) for part in found)
 

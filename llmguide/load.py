@@ -31,12 +31,12 @@ def _decode(path: Path) -> str:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as problem:
         line = data[: problem.start].count(b"\n") + 1
-        likely = _likely_encoding(data)
+        likely = likely_encoding(data)
         raise ValueError(f"{path.name} is not UTF-8 (line {line}); it looks like {likely}: convert it with  "
                          f"iconv -f {likely} -t UTF-8 {path.name} > utf8.csv") from None
 
 
-def _likely_encoding(data: bytes) -> str:
+def likely_encoding(data: bytes) -> str:
     "Chinese in GB18030 comes in runs of four high bytes and more; accents in Latin-1 stand alone or in pairs."
     try: text = data.decode("gb18030")
     except UnicodeDecodeError: return "LATIN1"

@@ -131,6 +131,58 @@ def test_a_mail_keeps_its_attachments_apart():
     assert [block.headings[-1] for block in blocks if block.text == "Hall B is booked."] == ["Re: hall"]
 
 
+def docx_of(body):
+    """A Word document around some XML."""
+    import docx
+    from docx.oxml import parse_xml
+    made, file = docx.Document(), io.BytesIO()
+    names = ('xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main" '
+             'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"')
+    for number, element in enumerate(parse_xml(f"<w:body {names}>{body}</w:body>")): made.element.body.insert(number, element)
+    made.save(file)
+    return file.getvalue()
+
+
+def paragraph(text): return f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+
+def test_text_boxes_changes_and_controls_of_a_word_file():
+    box = f"<w:txbxContent>{paragraph('in a box')}</w:txbxContent>"
+    boxed = f"<mc:AlternateContent><mc:Choice>{box}</mc:Choice><mc:Fallback>{box}</mc:Fallback></mc:AlternateContent>"
+    changed = "<w:del><w:r><w:delText>old</w:delText></w:r></w:del><w:ins><w:r><w:t>new</w:t></w:r></w:ins>"
+    body = (f"<w:p><w:r><w:t>around</w:t>{boxed}</w:r></w:p><w:p>{changed}</w:p>"
+            f"<w:sdt><w:sdtContent>{paragraph('chosen')}</w:sdtContent></w:sdt>")
+    assert texts("a.docx", docx_of(body)) == ["around", "in a box", "new", "chosen"]
+
+
+def test_nested_and_framing_tables_of_a_word_file():
+    inner = f"<w:tbl><w:tr><w:tc>{paragraph('x')}</w:tc><w:tc>{paragraph('y')}</w:tc></w:tr></w:tbl>"
+    frame = f"<w:tbl><w:tr><w:tc>{paragraph('Notice')}{inner}</w:tc></w:tr></w:tbl>"
+    assert texts("a.docx", docx_of(frame)) == ["Notice", "| x | y |\n| --- | --- |"]
+
+
+def test_a_page_of_text_and_a_scanned_page():
+    pytest.importorskip("rapidocr")
+    import pypdfium2
+    from PIL import Image, ImageDraw, ImageFont
+    scan = Image.new("RGB", (700, 300), "white")
+    draw = ImageDraw.Draw(scan)
+    draw.text((50, 40), "Keys", font=ImageFont.load_default(64), fill=(0, 0, 0))
+    draw.text((50, 160), "Scanned words stand here.", font=ImageFont.load_default(36), fill=(0, 0, 0))
+    file, mixed = io.BytesIO(), pypdfium2.PdfDocument.new()
+    scan.save(file, "PDF", resolution=100)
+    typed = (b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj 2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj "
+             b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 400 300]/Contents 4 0 R/Resources<</Font<</F<</Type/Font/Subtype/Type1"
+             b"/BaseFont/Helvetica>>>>>>>>endobj 4 0 obj<</Length 71>>stream\nBT /F 12 Tf 40 200 Td (A page with letters of its own, "
+             b"many of them) Tj ET\nendstream endobj trailer<</Root 1 0 R>>\n%%EOF")
+    for part in (typed, file.getvalue()): mixed.import_pages(pypdfium2.PdfDocument(part))
+    whole = io.BytesIO()
+    mixed.save(whole)
+    blocks, notes = read_bytes("mixed.pdf", whole.getvalue())
+    assert [(block.page, block.kind) for block in blocks] == [(1, "paragraph"), (2, "heading"), (2, "picture")] and not notes
+    assert "letters of its own" in blocks[0].text and "Scanned words" in blocks[2].text
+
+
 # Files and folders
 
 

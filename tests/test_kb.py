@@ -14,8 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from llmguide.cli import main
-from llmguide.enterprise import knowledge_base, ledger
+from llmguide.enterprise import knowledge_base, ledger, respond
+from llmguide.enterprise.answer import Answer
 from llmguide.enterprise.crash import WordBoxes
+from llmguide.enterprise.documents import read_document
 from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
 from llmguide.enterprise.repair import repair_store
 
@@ -209,7 +211,7 @@ def test_deleted_is_deleted(kb, name):
 
 def test_a_history_cannot_quote_what_was_deleted(kb, monkeypatch):
     seen = []
-    monkeypatch.setattr(knowledge_base, "answer",
+    monkeypatch.setattr(respond, "answer",
                         lambda question, hits, *rest: seen.append((question, [hit.chunk.text for hit in hits], rest))
                         or SimpleNamespace(text="", sources=(), refused=True, confidence=0.0, reason="", removed=()))
     kb.add("book")
@@ -297,6 +299,35 @@ def test_threads_add_and_ask_at_once(kb):
     stop.set()
     reader.join()
     assert problems == [] and kb.store.count() == 12 and kb.check() == []
+
+
+# ---- asking
+
+
+def test_a_topic_is_answered_by_its_section(kb, monkeypatch):
+    monkeypatch.setattr(respond, "answer", lambda question, *_: Answer(question, "I don't know.", refused=True, reason="no"))
+    kb.add("book/travel.md", readers=["ann"])
+    kb.add("book/remote.md")
+    found = kb.query("What is the policy on remote work?")
+    assert (found["answer"], found["refused"], found["nearest"]) == ("Two days a week from home.", False, [])
+    source = found["sources"][0]
+    text = read_document(source["source"]).text
+    assert text[source["start"] : source["end"]] == source["quote"] == "Two days a week from home."
+    assert kb.query("What are the rules for travel?")["refused"] is True, "not for the public"
+    assert kb.query("What are the rules for travel?", user="ann")["answer"].startswith("Second class.")
+    refused = kb.query("Who won the world cup?")
+    assert refused["refused"] and {"source", "page", "headings"} == set(refused["nearest"][0]) and refused["sources"] == []
+
+
+def test_a_table_is_computed(kb):
+    rows = [f"| LL-{number} | {number % 41} |" for number in range(100, 160)]
+    write("lamps.md", "\n".join(["# Lamps", "", "| Lamp | Power (W) |", "| --- | --- |", *rows]))
+    kb.add("lamps.md")
+    found = kb.query("Which lamp has the largest power?")
+    assert "40" in found["answer"] and found["reason"].startswith("computed")
+    text = read_document("lamps.md").text
+    assert [text[each["start"] : each["end"]] for each in found["sources"]] == [each["quote"] for each in found["sources"]]
+    assert found["sources"][0]["quote"] == "| LL-122 | 40 |", "all rows are looked at, also those of other passages"
 
 
 # ---- other processes
@@ -457,7 +488,7 @@ def test_add_list_delete(run):
 
 def test_the_query_is_json(run, monkeypatch):
     run("add", "book")
-    monkeypatch.setattr(knowledge_base, "answer", lambda question, hits, *_: SimpleNamespace(
+    monkeypatch.setattr(respond, "answer", lambda question, hits, *_: SimpleNamespace(
         text=hits[0].chunk.text, refused=False, confidence=0.5, reason="", removed=(),
         sources=(SimpleNamespace(source=hits[0].chunk.source, quote="x", headings=("A",), page=None, start=0, end=1),)))
     code, out, errors = run("ask", "From home, how many days a week?", "--json")

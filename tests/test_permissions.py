@@ -237,3 +237,18 @@ def test_a_knowledge_base_against_the_oracle(kind, tmp_path, repetitions):
         for _ in range(repetitions(3, 60)):
             company.change()
             company.case(company.draw.randrange(8))
+
+
+def test_a_hidden_document_leaves_no_trace(tmp_path):
+    "Whoever may not read a document gets the words of a company that never had it."
+    (tmp_path / "layoffs.txt").write_text("The office in Hangzhou closes in spring, and forty jobs are cut.")
+    (tmp_path / "lunch.txt").write_text("Lunch is served at noon in the hall. The hall opens at eight.")
+    said = []
+    for hidden in (True, False):
+        with EnterpriseKnowledgeBase(store=tmp_path / f"store{hidden}", encoder=LetterEncoder()) as base:
+            if hidden: base.add([tmp_path / "layoffs.txt"], ["board"])
+            base.add([tmp_path / "lunch.txt"])
+            if hidden: assert "Hangzhou closes" in json.dumps(base.query("When does the office in Hangzhou close?", user="board"))
+            answers = [base.query(asked, user="ben") for asked in ("When does the office close?", "When is lunch served?")]
+            said.append([{**answer, "confidence": round(answer["confidence"], 3)} for answer in answers])
+    assert said[0] == said[1]

@@ -178,6 +178,7 @@ def stream_answer(
     yield quoted.text
     return replace(quoted, reason=reason, removed=tuple(removed))
 
+# %% ../../nbs/4_enterprise/03_answer.ipynb #c24
 def answer(
     question: str,
     hits: list,  # of `retrieve`, best first
@@ -191,7 +192,7 @@ def answer(
         try: next(stream)
         except StopIteration as end: return end.value
 
-# %% ../../nbs/4_enterprise/03_answer.ipynb #c25
+# %% ../../nbs/4_enterprise/03_answer.ipynb #c26
 _FOLLOWS = re.compile(r"^(?:and|but|or|so|what about|how about|and what about)\b[\s,]*|^(?:那么?|还有|以及)[，,]?", re.IGNORECASE)
 _POINTS = re.compile(r"\b(?:it|its|they|them|their|those|these|he|she|him|her)\b|它|他们|她|这个|那个|这些|那些|该", re.IGNORECASE)
 
@@ -212,7 +213,7 @@ def complete_question(
     plain = f"{last}{comma}{rest}" if again else f"{question.strip()} {brackets[0]}{last}{brackets[1]}"
     return _rephrased(plain, last, question, chat) if chat else plain
 
-# %% ../../nbs/4_enterprise/03_answer.ipynb #c26
+# %% ../../nbs/4_enterprise/03_answer.ipynb #c27
 _REPHRASE = "Previous question: {}?\nFollow-up: {}\nWrite the follow-up as one complete question. Reply with it only."
 
 

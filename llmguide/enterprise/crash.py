@@ -24,6 +24,7 @@ from random import Random
 import numpy as np
 
 from .knowledge_base import EnterpriseKnowledgeBase
+from .ledger import Ledger
 from ..settings import write_atomically
 
 # %% ../../nbs/4_enterprise/04_crash.ipynb #c06
@@ -184,11 +185,9 @@ class Kill:
 # %% ../../nbs/4_enterprise/04_crash.ipynb #c21
 def _open_intentions(store: Path) -> tuple[str, ...]:
     "What a killed writer left in the ledger."
-    from llmguide.enterprise.ledger import DELETING, WRITING, Ledger
-
     if not (store / "ledger.sqlite").exists(): return ()
     ledger = Ledger(store)
-    left = {entry.status for entry in ledger.entries().values()} & {WRITING, DELETING}
+    left = {entry.status for entry in ledger.begun()}
     ledger.close()
     return tuple(sorted(left))
 

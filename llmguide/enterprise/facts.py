@@ -117,7 +117,7 @@ _UNIT_NAMES = {
     "dollar": "dollar dollars usd 美元", "euro": "euro euros eur 欧元", "yuan": "yuan rmb 元 人民币",
     "metre": "metre metres meter meters 米", "kilometre": "kilometre kilometres kilometer kilometers km 公里 千米",
     "kilogram": "kilogram kilograms kg 公斤 千克", "person": "people persons 人 名"}
-_UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
+_UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()} | {"per cent": "%"}
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _WORDS = rf"(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_SMALL)}))?|{'|'.join(_SMALL)}"
 _NUMBER = re.compile(
@@ -144,23 +144,29 @@ def numbers_in(
     text: str,
 ) -> list[Fact]:
     "The dates of a text, then its numbers with their units."
-    plain = unicodedata.normalize("NFKC", text).replace("per cent", "percent")
-    dates, rest = _take_dates(plain)
-    return dates + [fact for fact in map(_number, _NUMBER.finditer(re.sub(r"(?<=\d)\s+(?=%)", "", rest))) if fact]
+    dates, rest = _take_dates(unicodedata.normalize("NFKC", text))
+    return dates + [fact for fact in map(_number, _NUMBER.finditer(rest)) if fact]
 
 # %% ../../nbs/4_enterprise/03_0_facts.ipynb #c23
-_NAME = re.compile(r"https?://\S+|\S+@\S+\.\w+|\b\w+\.(?:md|pdf|docx?|xlsx?|html?|txt)\b"
-                   r"|\b(?:[A-ZÀ-Þ][\w’'-]*|\w*\d+[A-Za-z]\w*)\b")
+_PLACE = re.compile(r"https?://\S+|[^\s@]{1,64}@[^\s@]{1,200}\.\w+|\b\w{1,100}\.(?:md|pdf|docx?|xlsx?|html?|txt)\b")
+_PIECE = re.compile(rf"{_PLACE.pattern}|\b\w[\w’'-]*")
 _SPOKEN = {*_MONTHS, *SMALL_WORDS, *_NAMED, "i", "mr", "mrs", "ms", "dr", "yes", "no"}
 
 
+def _is_name(word: str, before: str, after: str) -> bool:
+    "Whether a word is a name, by its capital, its digits between letters, or because it is an address."
+    if _PLACE.fullmatch(word): return True
+    first = not before.strip(" \"'“‘(")
+    plain = first and word[1:].islower() and not re.match(r"\s+[A-Z]", after)
+    if word.lower() in _SPOKEN or plain or re.fullmatch(r"\d+(?:st|nd|rd|th|k|s)", word): return False
+    return word[0].isupper() or bool(re.search(r"[A-Za-z]", word) and re.search(r"\d", word))
+
+# %% ../../nbs/4_enterprise/03_0_facts.ipynb #c24
 def _names(sentence: str) -> list[Fact]:
     facts = []
-    for found in _NAME.finditer(sentence):
-        word = re.sub(r"['’]s$", "", found[0].rstrip(".,;:)"))
-        first = not sentence[: found.start()].strip(" \"'“‘(")
-        plain = first and word[1:].islower() and not re.match(r"\s+[A-Z]", sentence[found.end() :])
-        if word.lower() in _SPOKEN or plain or re.fullmatch(r"\d+(?:st|nd|rd|th|k|s)", word): continue
+    for found in _PIECE.finditer(sentence):
+        word = re.sub(r"['’]s$", "", found[0].rstrip(".,;:)'’-"))
+        if not word or not _is_name(word, sentence[: found.start()], sentence[found.end() :]): continue
         facts.append(Fact("name", (stem(word) if word.isalpha() else word.lower(),), word))
     return facts
 

@@ -40,13 +40,13 @@ def _archive_format(name: str, data: bytes) -> str:
     "Which of the formats that are ZIP archives inside."
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive: members = set(archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError): return _ARCHIVED.get(ending_of(name), "zip")
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError): return _ARCHIVED.get(ending_of(name), "zip")
     for member, found in _OFFICE.items():
         if member in members: return found
     if {"content.xml", "META-INF/manifest.xml"} <= members: return "opendocument"
     return _ARCHIVED.get(ending_of(name), "zip")  # an Office file without its heart is a broken one
 
-
+# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c07
 def format_of(
     name: str,  # of the file
     data: bytes,  # all of it
@@ -62,7 +62,7 @@ def format_of(
     if re.match(rb"[\xef\xbb\xbf\s]*<(!doctype html|html|head|body)\b", data[:1024], re.I): return "html"
     return known or "text"
 
-# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c09
+# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c10
 _REMEDIES = {"doc": "open it in Word and save it as .docx", "xls": "open it in Excel and save it as .xlsx",
              "ppt": "open it in PowerPoint and save it as .pptx", "msg": "open it in Outlook and save it as .eml",
              "heic": "save it as PNG or JPEG", "wps": "save it as .docx"}
@@ -88,7 +88,7 @@ def _text_of(name: str, data: bytes, notes: list[str]) -> str:
     if decoded.lost: notes.append(f"{decoded.lost} characters were damaged: save the file as UTF-8")
     return decoded.text
 
-# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c12
+# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c13
 @dataclass
 class Reading:
     "What may still be spent on one file; passed along from the outermost container to the innermost part."
@@ -118,7 +118,7 @@ class Reading:
         try: return read_bytes(name, data, self)
         finally: self.depth += 1
 
-# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c14
+# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c15
 def _read(name: str, data: bytes, reading: Reading, notes: list[str]) -> list[Block]:
     "Blocks of a file of any format; problems with parts are added to `notes`."
     found = format_of(name, data)
@@ -142,11 +142,11 @@ def _read(name: str, data: bytes, reading: Reading, notes: list[str]) -> list[Bl
     if found == "code": return [Block(text.strip("\n"), "code")]
     return {"markdown": read_markdown, "csv": read_csv}.get(found, read_plain)(text)
 
-
+# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c16
 def _check_archive(data: bytes, reading: Reading) -> None:
     "Count what an Office file unpacks to; one that can't be opened is left to its reader."
     try: size = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(data)).infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError): size = 0
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError): size = 0
     reading.unpack(size)
 
 
@@ -159,7 +159,7 @@ def _read_pdf(data: bytes, reading: Reading, notes: list[str]) -> list[Block]:
         blocks, notes[:] = blocks + found, notes + problems
     return blocks
 
-# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c15
+# %% ../../nbs/4_enterprise/01_4_formats.ipynb #c17
 def read_bytes(
     name: str,  # of the file; its ending matters for formats that are plain text
     data: bytes,

@@ -22,7 +22,7 @@ _UNITS = {word: unit for unit, words in {
 }.items() for word in words.split()}  # fmt: skip
 MONEY = frozenset({"euro", "dollar", "pound", "yuan", "singapore dollar", "franc"})
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
-_NAMED_UNIT = re.compile(rf"(?<![a-z])({_UNIT})(?![a-z])", re.IGNORECASE)
+_NAMED_UNIT = re.compile(rf"(?<![a-z单])({_UNIT})(?![a-z])", re.IGNORECASE)
 
 
 def unit_in(
@@ -162,7 +162,8 @@ def column_values(
 ) -> list[Value | None]:
     "The values of a column, None where a cell holds no number; raises ValueError for a column that isn't there."
     if column not in table.headers: raise ValueError(f"the table has no column {column!r}: it has {', '.join(table.headers)}")
-    place, unit = table.headers.index(column), unit_in(column)
+    bracket = re.search(r"[（(](.+)[）)]", column)
+    place, unit = table.headers.index(column), unit_in(bracket[1] if bracket else re.sub(r"\d{4}年", "", column))
     return [read_value(row[place], unit) for row in table.rows]
 
 

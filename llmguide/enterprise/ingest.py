@@ -18,7 +18,7 @@ from ..passages import Chunk, searchable
 from ..store import Store
 
 # %% ../../nbs/4_enterprise/04_3_ingest.ipynb #c09
-GROUP = 512  # passages encoded and written at once: some seconds of work, all that an interruption costs
+GROUP = 256  # passages encoded and written at once: some seconds of work, all that an interruption costs
 
 
 def write_group(
@@ -44,7 +44,7 @@ def remove(
     source: str,  # the document's name
 ) -> int:
     "Delete a document from the store and the ledger; returns how many passages went, 0 for an unknown one."
-    entry = ledger.entries().get(source)
+    entry = ledger.get(source)
     if entry: ledger.put([replace(entry, status=DELETING)])
     gone = store.delete(source)
     ledger.remove(source)

@@ -16,14 +16,14 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .answer import answer, complete_question
+from .answer import complete_question
 from .encoder import open_encoder
 from .files import AddReport, find_files, gone_files, plan
 from .ingest import ingest, remove
 from .ledger import Ledger, ledger_folder, only_writer, settle
-from .overview import overview, topic_of
 from .repair import Finding, repair_store
 from .repair import check as find_damage
+from .respond import respond
 from .retrieve import retrieve as retrieve_from
 from .stores import open_store
 from ..store import Hit
@@ -119,12 +119,10 @@ def _writing(self: EnterpriseKnowledgeBase):
 @patch
 def _settle_if_free(self: EnterpriseKnowledgeBase) -> None:
     "Finish what a dead writer began, unless somebody is writing or nothing can be written here."
-    if not (self.folder / "ledger.sqlite").exists(): return
+    if not (self.folder / "ledger.sqlite").exists() or not self.ledger.begun(): return
     try:
         with only_writer(self.folder, patience=0): settle(self.ledger, self.store)
-    except (RuntimeError, PermissionError): pass
-    except OSError as problem:
-        if os.access(self.folder, os.W_OK): raise problem
+    except (RuntimeError, PermissionError): pass  # somebody is writing; or nobody can, here
 
 # %% ../../nbs/4_enterprise/04_knowledge_base.ipynb #c20
 @patch
@@ -241,11 +239,10 @@ def query(
 ) -> dict:
     "An answer with its sources, or a refusal with its reason, as plain types for JSON."
     complete = _complete(question, history)
-    hits = self.retrieve(complete, top_k, user)
-    said = answer(complete, hits, self.chat)
-    if said.refused and topic_of(complete): said = overview(complete, self.retrieve(complete, 10, user)) or said
+    hits = self.retrieve(complete, max(top_k, 10), user)
+    said = respond(complete, hits, self.store, top_k, _principal(user), self.chat)
     place = lambda each: {"source": each.source, "page": each.page, "headings": [*each.headings]}  # noqa: E731
     sources = [place(each) | {"quote": each.quote, "start": each.start, "end": each.end} for each in said.sources]
     return {"question": question, "answer": said.text, "sources": sources, "refused": said.refused,
             "confidence": float(said.confidence), "reason": said.reason, "removed": [*said.removed],
-            "nearest": [place(hit.chunk) for hit in hits] if said.refused else []}
+            "nearest": [place(hit.chunk) for hit in hits[:top_k]] if said.refused else []}

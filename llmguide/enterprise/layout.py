@@ -83,7 +83,7 @@ def _aligned(lines: list[list[Word]]) -> str:
         rows.append(row)
     return table_text(rows)
 
-
+# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c16
 def _runs(lines: list[list[Word]]):
     "Yield (lines, True) for lines in a row that may be a table, (line alone, False) for all others."
     start = 0
@@ -106,7 +106,7 @@ def _below(first: list[Word], second: list[Word]) -> bool:
     "Is a line the next one down, not further than two lines?"
     return 0 < second[0].top - first[0].top < 3.5 * max(first[0].size, second[0].size)
 
-# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c17
+# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c18
 class Part(NamedTuple):
     "A paragraph, list or table of a page, before it is known what is a heading."
     text: str
@@ -114,6 +114,8 @@ class Part(NamedTuple):
     size: float = 0
     bold: bool = False
     page: int | None = None
+    scanned: bool = False  # sizes of scans are in another unit
+
 
 _ITEM = re.compile(rf"^(?:[{re.escape(''.join(sorted(_BULLETS)))}]\s|\(?(?:\d{{1,2}}|[a-z])[.)]\s)")
 _WIDE = r"[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]"  # Chinese characters and their punctuation
@@ -137,7 +139,7 @@ def _new_paragraph(before: Word, line: Word, edge: float) -> bool:
     if line.top < before.top - before.size: return ended or not line.text[:1].islower()  # the next column
     return line.top - before.bottom > 0.7 * line.size or (ended and before.right < edge - 4 * line.size)
 
-# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c19
+# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c20
 def page_parts(
     words: list[Word],  # in the order of reading
     page: int | None = None,  # its number
@@ -157,36 +159,48 @@ def page_parts(
         if table: before = None
     return parts
 
-# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c22
-def _is_heading(part: Part, body: float, larger: float, bold_text: bool) -> bool:
-    if part.kind == "table" or len(part.text) > 120 or not re.search(r"[^\W\d_]{2}", part.text): return False
-    if numbered_heading(part.text): return True
-    if part.text.endswith((".", "。", ",", "，", ";", "；", "-")) or len(part.text.split()) > 14: return False
-    return part.size > larger * body or (part.bold and not bold_text and part.size > 0.95 * body and part.kind == "paragraph")
+# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c23
+_LARGER = 1.15  # times the size of the text: a heading
+_LARGER_SCANNED = 1.2  # in a scan, where sizes are measured
 
 
-def page_blocks(
-    parts: list[Part],  # of all pages, in order
-    larger: float = 1.15,  # times the size of the text: a heading; more for scans, whose sizes are measured
-) -> list[Block]:
-    "Blocks with their headings, found by size; items of a list in a row are one block."
+def _body(parts: list[Part]) -> tuple[float, bool]:
+    "The size in which most letters are set, and whether they are bold."
     sizes = Counter()
     for part in parts: sizes[round(part.size * 2) / 2, part.bold] += len(part.text) if part.size else 0
     del sizes[0, False]  # tables, and text whose size isn't known
-    (body, bold), _ = sizes.most_common(1)[0] if sizes else ((0, False), 0)
-    heads = [part for part in parts if _is_heading(part, body, larger, bold)]
-    steps = sorted({round(part.size) for part in heads if part.size > larger * body}, reverse=True)
-    outline, blocks, known = Outline(), [], set(map(id, heads))
-    for part in parts:
-        if id(part) in known:
-            level = 1 + sum(step > round(part.size) for step in steps) if part.size > larger * body else len(steps) + 1
+    return sizes.most_common(1)[0][0] if sizes else (1.0, False)
+
+
+def _heading_size(part: Part, body: float, bold_text: bool) -> float | None:
+    "How many times larger than the text a heading is; None for what is no heading."
+    if part.kind == "table" or len(part.text) > 120 or not re.search(r"[^\W\d_]{2}", part.text): return None
+    times = part.size / body
+    large = times > (_LARGER_SCANNED if part.scanned else _LARGER)
+    if numbered_heading(part.text): return times if large else 1.0
+    if part.text.endswith((".", "。", ",", "，", ";", "；", "-")) or len(part.text.split()) > 14: return None
+    if large: return times
+    return 1.0 if part.bold and not bold_text and times > 0.95 and part.kind == "paragraph" else None
+
+# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c24
+def page_blocks(
+    parts: list[Part],  # of all pages, in order
+) -> list[Block]:
+    "Blocks with their headings, found by size; items of a list in a row are one block."
+    bodies = [_body([part for part in parts if part.scanned == scanned]) for scanned in (False, True)]
+    sizes = [_heading_size(part, *bodies[part.scanned]) for part in parts]
+    steps = sorted({round(size, 1) for size in sizes if size and size > 1}, reverse=True)
+    outline, blocks = Outline(), []
+    for part, size in zip(parts, sizes):
+        if size:
+            level = 1 + sum(step > round(size, 1) for step in steps)
             blocks.append(outline.heading(part.text, level + (numbered_heading(part.text) or 0), part.page))
         elif part.kind == "list" and blocks and (blocks[-1].kind, blocks[-1].page) == ("list", part.page):
             blocks[-1] = Block(blocks[-1].text + "\n" + part.text, "list", outline.path, part.page)
         else: blocks.append(Block(part.text, part.kind, outline.path, part.page))
     return blocks
 
-# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c26
+# %% ../../nbs/4_enterprise/01_2_0_layout.ipynb #c28
 def _gap(words: list[Word], start: str, end: str, least: float, shrink: float = 0.0) -> float | None:
     "The middle of the widest strip that no word, made smaller at both ends, crosses; None where none is wide enough."
     reach, best, place = None, least, None

@@ -78,12 +78,22 @@ class Ledger:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with _plain_errors(self.file): self._database = _connect(self.file)
 
+    def _select(self, condition: str, *values) -> list[Entry]:
+        with self._lock, _plain_errors(self.file):
+            rows = self._database.execute(f"SELECT * FROM documents WHERE {condition} ORDER BY source", values).fetchall()
+        return [Entry(*row[:3], None if row[3] is None else tuple(json.loads(row[3])), *row[4:]) for row in rows]
+
     def entries(self) -> dict[str, Entry]:
         "All entries by source, in the order of their names."
-        with self._lock, _plain_errors(self.file):
-            rows = self._database.execute("SELECT * FROM documents ORDER BY source").fetchall()
-        found = [Entry(*row[:3], None if row[3] is None else tuple(json.loads(row[3])), *row[4:]) for row in rows]
-        return {entry.source: entry for entry in found}
+        return {entry.source: entry for entry in self._select("true")}
+
+    def get(self, source: str) -> Entry | None:
+        "The entry of a document."
+        return next(iter(self._select("source = ?", source)), None)
+
+    def begun(self) -> list[Entry]:
+        "The entries with an open intention."
+        return self._select("status IN (?, ?)", WRITING, DELETING)
 
     def close(self) -> None:
         "Let go of the file."
@@ -131,7 +141,7 @@ def settle(
     store,  # any Store
 ) -> list[str]:
     "Finish what a writer began and did not end; returns the sources. Only for whoever holds the writer's lock."
-    begun = [entry for entry in ledger.entries().values() if entry.status in (WRITING, DELETING)]
+    begun = ledger.begun()
     counts = store.sources() if begun else {}
     for entry in begun:
         if entry.status == DELETING:

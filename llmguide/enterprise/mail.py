@@ -112,7 +112,7 @@ def open_zip(
 ) -> zipfile.ZipFile:
     "An archive whose size unpacked is allowed; raises DocumentError when it is damaged."
     try: archive = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as problem:
         raise DocumentError("broken", f"the archive is damaged or cut short ({problem}): get it again") from None
     unpack(sum(member.file_size for member in archive.infolist()))
     return archive
@@ -121,8 +121,9 @@ def open_zip(
 def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, password: str | None) -> bytes:
     "The content of a member; raises DocumentError."
     try: return archive.read(member, password.encode() if password else None)
-    except RuntimeError: raise DocumentError("encrypted", "it needs a password: pass it as password=…, or pack it without one") from None
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, zlib.error) as problem:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, zlib.error) as problem:
+        if "password" in str(problem).lower():
+            raise DocumentError("encrypted", "it needs a password: pass it as password=…, or pack it without one") from None
         raise DocumentError("broken", f"it can't be unpacked ({problem}): pack it again") from None
 
 # %% ../../nbs/4_enterprise/01_3_mail.ipynb #c16

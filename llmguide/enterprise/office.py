@@ -91,6 +91,12 @@ def _docx_rows(table) -> list[list[str]]:
     return rows
 
 # %% ../../nbs/4_enterprise/01_1_office.ipynb #c15
+def _inlays(paragraph) -> list:
+    "Text boxes and pictures that hang on a paragraph itself, not on one inside its boxes."
+    found = [element for element in _below(paragraph, (_MARKUP,)) if element.tag in (_W + "txbxContent", _BLIP)]
+    return [element for element in found if next(element.iterancestors(_W + "p"), None) is paragraph]
+
+# %% ../../nbs/4_enterprise/01_1_office.ipynb #c16
 class _Docx:
     "Collects the blocks of a Word document."
 
@@ -108,9 +114,9 @@ class _Docx:
         level, item = _heading_level(paragraph, text) if text else None, _is_item(paragraph)
         if level is not None: self.blocks.append(self.outline.heading(" ".join(text.split()), level))
         elif text: self.add(f"- {text}" if item else text, "list" if item else "paragraph")
-        for inner in _below(element, (_MARKUP,)):
+        for inner in _inlays(element):
             if inner.tag == _W + "txbxContent": self.walk(inner, part)
-            elif inner.tag == _BLIP and (relation := part.part.rels.get(inner.get(_EMBED))) and not relation.is_external:
+            elif (relation := part.part.rels.get(inner.get(_EMBED))) and not relation.is_external:
                 self.blocks += picture_blocks(relation.target_part.blob, self.allow, self.outline.path)
 
     def walk(self, container, part):
@@ -122,10 +128,9 @@ class _Docx:
     def table(self, element, part):
         rows = _docx_rows(element)
         if max(map(len, rows), default=0) > 1: return self.add(table_text(rows), "table")
-        for row in _children(element, "tr"):
-            for cell in _children(row, "tc"): self.walk(cell, part)
+        for cell in [cell for row in _children(element, "tr") for cell in _children(row, "tc")]: self.walk(cell, part)
 
-# %% ../../nbs/4_enterprise/01_1_office.ipynb #c16
+# %% ../../nbs/4_enterprise/01_1_office.ipynb #c17
 def _margins(document, names: tuple[str, ...]) -> list[str]:
     "The texts of headers or footers, each once."
     found = []
@@ -147,7 +152,7 @@ def _asides(document) -> list[str]:
         texts += [_paragraph_text(element) for element in root.iter(_W + "p")]
     return [text for text in texts if text]
 
-
+# %% ../../nbs/4_enterprise/01_1_office.ipynb #c18
 def read_docx(
     data: bytes,
     allow: Callable[[str], None] = no_limit,  # called with "scan" before each picture
@@ -163,7 +168,7 @@ def read_docx(
         collected.blocks.append(Block(text))
     return collected.blocks
 
-# %% ../../nbs/4_enterprise/01_1_office.ipynb #c20
+# %% ../../nbs/4_enterprise/01_1_office.ipynb #c22
 def _shapes(shapes):
     "All shapes of a slide, those in groups too."
     for shape in shapes:
@@ -200,7 +205,7 @@ def _shape_blocks(shape, path: tuple[str, ...], page: int, allow) -> list[Block]
     except (AttributeError, ValueError, KeyError): return []  # a line, or a picture that is only linked
     return picture_blocks(picture, allow, path, page)
 
-# %% ../../nbs/4_enterprise/01_1_office.ipynb #c21
+# %% ../../nbs/4_enterprise/01_1_office.ipynb #c23
 def read_pptx(
     data: bytes,
     allow: Callable[[str], None] = no_limit,  # called with "scan" before each picture

@@ -50,7 +50,7 @@ def _page_words(page) -> list[Word]:
     return [Word(word["text"], word["x0"], word["top"], word["x1"], word["bottom"], word["size"],
                  re.search("bold|black|heavy|semibold", word["fontname"], re.I) is not None) for word in found]
 
-
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c15
 class _Grid:
     "A table with lines; it takes the words that stand in its cells."
 
@@ -80,7 +80,7 @@ class _Grid:
         rows = [[tidy_text(cell) for cell in line] for row in self.rows for line in _divided(row)]
         return Part(table_text(rows), "table", page=page)
 
-
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c16
 def _divided(row: list) -> list[list]:
     "A row whose cells all hold the same number of lines, three or more, as that many rows: no lines were drawn between them."
     lines = [(cell or "").split("\n") for cell in row]
@@ -89,7 +89,7 @@ def _divided(row: list) -> list[list]:
     if len(counts) != 1 or high < 3 or sum(map(any, lines)) < 2: return [row]
     return [[cell[number] if any(cell) else "" for cell in lines] for number in range(high)]
 
-
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c17
 def _plumbed_parts(page, number: int) -> list[Part]:
     "Paragraphs and tables of a pdfplumber page; a table stands where its first word stood."
     words, grids = _page_words(page), [_Grid(table) for table in page.find_tables()]
@@ -103,7 +103,7 @@ def _plumbed_parts(page, number: int) -> list[Part]:
             tables[id(owner)], rest = None, []
     return parts + page_parts(rest, number)
 
-# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c18
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c21
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufefc]")
 
 
@@ -124,7 +124,7 @@ def _layout_parts(page, text: str, number: int) -> list[Part]:
     if "(cid:" in kept or sideways > 0.2 or _RIGHT_TO_LEFT.search(text) or lost_share(text, kept) > 0.01: return _text_parts(text, number)
     return parts
 
-# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c21
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c24
 def _pictures(page) -> list[tuple[float, float, float, float]]:
     "Boxes (left, bottom, right, top) of the images on a PDFium page, in points."
     raw = require("pypdfium2.raw", "enterprise")
@@ -157,7 +157,7 @@ def _scanned(page, text: str, number: int, allow: Callable[[str], None]) -> tupl
         parts += scanned_parts(drawn.crop([round(scale * place) for place in (left, height - top, right, height - bottom)]), number)
     return parts, False
 
-# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c23
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c26
 def _notes_on(page, number: int) -> list[Part]:
     "What reviewers wrote on a pdfplumber page."
     try: found = [str(note.get("contents") or "").strip() for note in page.annots] if page else []
@@ -186,7 +186,7 @@ def pdf_attachments(
     files = [document.get_attachment(number) for number in range(document.count_attachments())]
     return [(file.get_name(), bytes(file.get_data())) for file in files]
 
-# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c25
+# %% ../../nbs/4_enterprise/01_2_pdf.ipynb #c28
 def _page_parts(page, layout, number: int, allow: Callable[[str], None], notes: list[str]) -> list[Part]:
     "All that a page holds; what can't be read becomes a note."
     text, pictures, instead = "", [], False

@@ -86,7 +86,7 @@ def is_total(
 
 def _money(row: tuple[str, ...]) -> set[str]:
     "The moneys that cells of their own name: EUR, 元."
-    return {unit_in(cell) for cell in row if len(cell) <= 4 and not re.search(r"\d", cell)} & MONEY
+    return {unit_in(cell) for cell in row if re.fullmatch("[A-Z]{3}|[€$£¥]|元|欧元|美元|英镑|人民币", cell)} & MONEY
 
 
 def _comparable(table: Table, places: list[int], values: list) -> bool:

@@ -87,6 +87,9 @@ class PostgresStore:
     def close(self):
         "Let go of the connections; a closed store raises ValueError."
         self._closed = True
+        self._let_go()
+
+    def _let_go(self):
         while self._free: self._free.pop().close()
 
     def _sql(self, text: str, **literals):
@@ -124,6 +127,7 @@ def _transaction(self: PostgresStore, writes: bool = False):
             yield connection
     except self._psycopg.OperationalError as problem:
         connection.close()
+        self._let_go()  # the others are likely to be broken too
         reason = str(problem).strip().splitlines()[0]
         raise ConnectionError(f"PostgreSQL at {self.where} broke off ({reason}); "
                               "nothing was changed: try again") from None

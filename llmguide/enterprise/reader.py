@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..catalog import resolve
 from .facts import SMALL_WORDS, quotable_spans, stem, stems
@@ -65,7 +66,7 @@ def _hits(text: str, words: set[str], inside: bool) -> list[tuple[int, int]]:
     found = [word for word in _WORD.finditer(text) if word[0].lower() not in SMALL_WORDS]
     return [word.span() for word in found if (stem(word[0]) in words) == inside]
 
-
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c10
 def _kinds(part, spans: list[tuple[int, int]], inside: int, outside: int) -> list[int]:
     "A kind for each token: one for those in the spans, another for the rest."
     return [inside if any(a <= start < b for a, b in spans) else outside for start, _ in part["offset_mapping"]]
@@ -89,7 +90,7 @@ def make_window(
     tokens = [tokenizer.cls_token_id, *asked["input_ids"], stop, *part["input_ids"], stop]
     return Window(tokens, kinds, len(asked["input_ids"]) + 2, [(start + a, start + b) for a, b in part["offset_mapping"]])
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c13
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c14
 def part_spans(
     tokenizer,
     text: str,  # a passage
@@ -103,7 +104,7 @@ def part_spans(
         else: spans, size = [*spans, (start, end)], tokens
     return spans
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c16
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c17
 LONGEST_ANSWER = 20  # tokens
 
 
@@ -119,7 +120,7 @@ def best_span(
     begin, end = divmod(int(np.where(allowed, sums, -np.inf).argmax()), count)
     return begin, end, float(sums[begin, end] - starts[0] - ends[0])
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c19
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c20
 def sentence_tokens(
     window: Window,
     text: str,  # the whole passage
@@ -129,7 +130,7 @@ def sentence_tokens(
     ranges = [np.searchsorted(starts, span) for span in quotable_spans(text)]
     return [(int(first), int(last)) for first, last in ranges if first < last]
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c22
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c23
 def _merge(network, tensors: dict, scale: float) -> None:
     "Add the products of the adapter to the weights of the encoder."
     torch = require("torch", "enterprise")
@@ -148,7 +149,7 @@ def _read_card(folder: Path) -> tuple[dict, bytes]:
         raise ValueError(f"{folder.name}/reader.safetensors isn't what its card describes; {again}")
     return card, data
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c23
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c24
 def kinds_of_four(
     network,  # a BERT encoder, which knows two kinds of token
 ) -> None:
@@ -182,7 +183,7 @@ def point(
     barred[:, 0] = False  # "nowhere" is always allowed
     return scores.masked_fill(barred[..., None], -1e4)
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c25
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c26
 class Reader:
     "Points at the answer to an English question in passages; made by `load_reader`."
 
@@ -202,37 +203,41 @@ class Reader:
         with torch.no_grad(): self.network.embeddings.token_type_embeddings.weight.copy_(tensors["kinds"].float())
         self.weight, self.bias = tensors["head.weight"].float(), tensors["head.bias"].float()
 
-    def read(
-        self,
-        question: str,
-        texts: list[str],  # passages
-        most: int = 10,  # parts that are read, those that share most words with the question first; bounds the time
-    ) -> list[Reading]:
-        "The best span of each sentence that was read, best first; an empty list where there is nothing to read."
-        parts = [(place, *span) for place, text in enumerate(texts) for span in part_spans(self.tokenizer, text)]
-        asked = set(stems(question))
-        parts.sort(key=lambda part: -len(asked & set(stems(texts[part[0]][part[1] : part[2]]))))
-        windows = [(place, make_window(self.tokenizer, question, texts[place], *span)) for place, *span in parts[:most]]
-        windows = sorted((each for each in windows if each[1].offsets), key=lambda each: len(each[1].tokens))
-        readings = []
-        for (place, window), scores in zip(windows, self._scores([window for _, window in windows])):
-            for first, last in sentence_tokens(window, texts[place]):
-                begin, end, odds = best_span(*scores.T, window.first + first, last - first)
-                span = window.offsets[first + begin][0], window.offsets[first + end][1]
-                readings.append(Reading(place, *span, odds))
-        return sorted(readings, key=lambda reading: -reading.score)
-
-    def _scores(self, windows: list[Window], size: int = 8) -> list[np.ndarray]:
-        "(tokens, 2) log-probabilities of start and end for each window; neighbours are computed together."
-        torch, scores = require("torch", "enterprise"), []
-        for group in (windows[i : i + size] for i in range(0, len(windows), size)):
-            inputs = batch(group)
-            with torch.inference_mode():
-                hidden = self.network(**inputs).last_hidden_state
-                scores += list(point(hidden, inputs, self.weight, self.bias).log_softmax(1).numpy())
-        return scores
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c27
+@patch
+def read(
+    self: Reader,
+    question: str,
+    texts: list[str],  # passages
+    most: int = 10,  # parts that are read, those that share most words with the question first; bounds the time
+) -> list[Reading]:
+    "The best span of each sentence that was read, best first; an empty list where there is nothing to read."
+    parts = [(place, *span) for place, text in enumerate(texts) for span in part_spans(self.tokenizer, text)]
+    asked = set(stems(question))
+    parts.sort(key=lambda part: -len(asked & set(stems(texts[part[0]][part[1] : part[2]]))))
+    windows = [(place, make_window(self.tokenizer, question, texts[place], *span)) for place, *span in parts[:most]]
+    windows = sorted((each for each in windows if each[1].offsets), key=lambda each: len(each[1].tokens))
+    readings = []
+    for (place, window), scores in zip(windows, self._scores([window for _, window in windows])):
+        for first, last in sentence_tokens(window, texts[place]):
+            begin, end, odds = best_span(*scores.T, window.first + first, last - first)
+            span = window.offsets[first + begin][0], window.offsets[first + end][1]
+            readings.append(Reading(place, *span, odds))
+    return sorted(readings, key=lambda reading: -reading.score)
 
 
+@patch
+def _scores(self: Reader, windows: list[Window], size: int = 8) -> list[np.ndarray]:
+    "(tokens, 2) log-probabilities of start and end for each window; neighbours are computed together."
+    torch, scores = require("torch", "enterprise"), []
+    for group in (windows[i : i + size] for i in range(0, len(windows), size)):
+        inputs = batch(group)
+        with torch.inference_mode():
+            hidden = self.network(**inputs).last_hidden_state
+            scores += list(point(hidden, inputs, self.weight, self.bias).log_softmax(1).numpy())
+    return scores
+
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c28
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
     "The reader that comes with the guide, loaded and checked once."

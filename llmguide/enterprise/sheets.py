@@ -85,7 +85,7 @@ def _formulas(data: bytes) -> bool:
         sheets = [archive.read(name) for name in archive.namelist() if name.startswith("xl/worksheets/sheet")]
     return any(re.search(rb"</f>\s*(?:<v\s*/>|<v></v>)?\s*</c>", sheet) for sheet in sheets)
 
-
+# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c14
 def _sheet_rows(sheet, formulas) -> list[list[str]]:
     "The rows of a sheet as shown; a formula where there is no result."
     rows = [[cell_text(cell.value, cell.number_format) for cell in row] for row in sheet.iter_rows()]
@@ -113,7 +113,7 @@ def read_xlsx(
     except (KeyError, ValueError, OSError, TypeError, IndexError, AttributeError, zipfile.BadZipFile, SyntaxError) as problem:
         raise DocumentError("broken", f"Excel could not have written it ({problem}): open it in Excel and save it again as .xlsx") from None
 
-# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c17
+# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c18
 def _odf_text(element) -> str:
     "The text of an element; tabs, spaces and line breaks are elements of their own."
     parts = [element.text or ""]
@@ -137,7 +137,7 @@ def _odf_rows(table) -> list[list[str]]:
         rows.append(cells)
     return rows
 
-
+# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c19
 def _odf_walk(container, outline: Outline, blocks: list[Block]) -> None:
     for element in container:
         if not isinstance(element.tag, str): continue
@@ -152,7 +152,7 @@ def _odf_walk(container, outline: Outline, blocks: list[Block]) -> None:
         elif name == "table": blocks += sheet_blocks(_odf_rows(element), outline.path)
         elif name != "tracked-changes": _odf_walk(element, outline, blocks)
 
-
+# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c20
 def read_opendocument(
     data: bytes,
 ) -> list[Block]:
@@ -168,7 +168,7 @@ def read_opendocument(
         raise DocumentError("broken", f"LibreOffice could not have written it ({problem}): open it there and save it again") from None
     return [block for block in blocks if block.text.strip()]
 
-# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c21
+# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c24
 _RTF = re.compile(rb"\\([a-z]{1,32})(-?\d{1,10})? ?|\\'([0-9a-f]{2})|\\([^a-z])|([{}])|[\r\n]+|([^\\{}\r\n]+)", re.I)
 _HIDDEN = {b"fonttbl", b"colortbl", b"stylesheet", b"info", b"pict", b"themedata", b"datastore", b"listtable",
            b"listoverridetable", b"generator"}
@@ -194,7 +194,7 @@ def _rtf_runs(data: bytes):
             yield plain[skip:]
             skip = 0
 
-
+# %% ../../nbs/4_enterprise/01_1_sheets.ipynb #c25
 def read_rtf(
     data: bytes,
 ) -> list[Block]:

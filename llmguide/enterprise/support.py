@@ -61,9 +61,15 @@ LEAST_SHARED = 0.6  # share of a sentence's meaningful words that its quote must
 _FAMILIAR = SMALL_WORDS | set("不没未无得都也并且即则须需应该因此所以如果若但")
 
 
+def _without_numbers(sentence: str) -> str:
+    "A sentence with blanks for its numbers and dates, which are compared by value and not as words."
+    plain = unicodedata.normalize("NFKC", sentence)
+    for fact in numbers_in(plain): plain = plain.replace(fact.text, " ")
+    return plain
+
+
 def _strange(sentence: str, source: str) -> list[str]:
-    "Runs of two or more Chinese characters that the source doesn't have; numbers and function words aside."
-    for fact in numbers_in(sentence): sentence = sentence.replace(fact.text, " ")
+    "Runs of two or more Chinese characters that the source doesn't have; function words aside."
     known = set(unicodedata.normalize("NFKC", source)) | _FAMILIAR
     return re.findall(f"[{HAN}]{{2,}}", "".join(" " if sign in known else sign for sign in sentence))
 
@@ -75,13 +81,14 @@ def unsupported(
 ) -> list[str]:
     "Why a quote doesn't bear a sentence, as reasons for a reader; an empty list where it does."
     source = f"{context}\n{quote}"
-    known, words = numbers_in(source), set(stems(sentence))
+    plain, known = _without_numbers(sentence), numbers_in(source)
+    words = set(stems(plain))
     missing = [fact for fact in facts_in(sentence) if _missing(fact, source, known)]
     reasons = [f"{fact.kind} {fact.text} is not in the passage" for fact in missing]
     spoken = re.findall(r"[\"“「]([^\"”」]{8,})[\"”」]", sentence)
     reasons += [f"“{said}” is no quotation" for said in spoken if said.lower().rstrip(".,") not in quote.lower()]
-    reasons += [f"{run} is not in the passage" for run in _strange(sentence, source)[:1]]
-    shared = len(words & set(stems(source))) / max(1, len(words))
+    reasons += [f"{run} is not in the passage" for run in _strange(plain, source)[:1]]
+    shared = len(words & set(stems(source))) / len(words) if words else 1.0
     if shared < LEAST_SHARED: reasons.append(f"only {shared:.0%} of its words are in the passage")
     return reasons + _turned(sentence, quote)
 

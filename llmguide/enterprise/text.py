@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..load import _likely_encoding
+from ..load import likely_encoding
 from ..settings import require
 
 # %% ../../nbs/4_enterprise/01_0_text.ipynb #c08
@@ -62,7 +62,7 @@ def _national(data: bytes) -> str:
     sample = data[:65536].rpartition(b"\n")[0] or data[:65536]
     found = require("charset_normalizer", "enterprise").from_bytes(sample).best()
     guess = found.encoding if found and _decodes(data, found.encoding) else "latin-1"
-    if _likely_encoding(data) == "GB18030" and not (guess in ("cp949", "euc_kr") and _all_hangul(data.decode(guess))):
+    if likely_encoding(data) == "GB18030" and not (guess in ("cp949", "euc_kr") and _all_hangul(data.decode(guess))):
         text = data.decode("gb18030")
         if len(text.encode("gb2312", "ignore").decode("gb2312")) > 0.98 * len(text): return "gb18030"
     return guess
@@ -183,12 +183,14 @@ def read_plain(
     return blocks
 
 # %% ../../nbs/4_enterprise/01_0_text.ipynb #c31
+def _one_line(text: str) -> str: return " ".join(filter(None, map(str.strip, text.split("\n")))).replace("|", "\\|")
+
+
 def table_text(
     rows: list[list],  # the header first; values of any type, None for an empty cell
 ) -> str:
     "A Markdown table; empty rows and columns are left out, ragged rows filled up; an empty string without any value."
-    cells = [[re.sub(r"\s*\n\s*", " ", str("" if value is None else value)).strip().replace("|", "\\|") for value in row]
-             for row in rows]
+    cells = [[_one_line("" if value is None else str(value)) for value in row] for row in rows]
     cells = [row for row in cells if any(row)]
     wide = max(map(len, cells), default=0)
     cells = [row + [""] * (wide - len(row)) for row in cells]
@@ -221,30 +223,39 @@ def read_markdown(
     outline, blocks = Outline(), []
     front = _FRONT.match(text)
     if front:
-        title = re.search(r"^title:[ \t]*(.+?)[ \t]*$", front[1], re.M)
-        if title: blocks.append(outline.heading(title[1].strip("'\""), 0))
+        title = re.search(r"^title:(.*\S)", front[1], re.M)
+        if title: blocks.append(outline.heading(title[1].strip(" \t'\""), 0))
         blocks.append(Block(front[1].strip("\n"), "code", outline.path))
         text = text[front.end():]
     lines, tokens = text.split("\n"), []
     parser = require("markdown_it", "enterprise").MarkdownIt("commonmark").enable("table")
     parser.block.parse(text.replace("\x00", "\ufffd"), parser, {}, tokens)
+    reached = 0
     for place, token in enumerate(tokens):
-        if token.level or token.map is None or token.type == "hr" or token.nesting < 0: continue
+        if token.level or token.map is None or token.nesting < 0: continue
+        blocks += _addresses(lines[reached : token.map[0]], outline.path)
+        reached = token.map[1]
+        if token.type == "hr": continue
         if token.type == "heading_open": blocks.append(outline.heading(_title(tokens[place + 1].content), int(token.tag[1])))
         else: blocks += _markdown_block("\n".join(lines[slice(*token.map)]), token.type, outline.path)
-    return [block for block in blocks if block.text.strip()]
+    return [block for block in blocks + _addresses(lines[reached:], outline.path) if block.text.strip()]
 
 # %% ../../nbs/4_enterprise/01_0_text.ipynb #c41
 def _title(text: str) -> str:
     "The words of a heading without links, emphasis and anchors."
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"\s*\{[#.][^}]*\}\s*$", "", text)
+    text = re.sub(r"!?\[([^\[\]]*)\]\([^()]*\)", r"\1", text)
+    text = re.sub(r"\{[#.][^{}]*\}\s*$", "", text)
     return " ".join(re.sub(r"(?<!\w)[*_`]+|[*_`]+(?!\w)", "", text).split())
+
+
+def _addresses(lines: list[str], path: tuple[str, ...]) -> list[Block]:
+    "Lines between blocks: addresses of links that are named elsewhere, as in `[form]: https://…`."
+    return [Block("\n".join(line for line in lines if line.strip()), "paragraph", path)]
 
 
 def _markdown_block(text: str, token: str, path: tuple[str, ...]) -> list[Block]:
     if token == "html_block":
-        if not re.sub(r"<[^>]*>", "", text).strip(): return []  # a frame around the text, no text
+        if not re.sub(r"<[^<>]*>", "", text).strip(): return []  # a frame around the text, no text
         from llmguide.enterprise.web import html_blocks
 
         return html_blocks(text, path)

@@ -75,7 +75,7 @@ def _answer(task: dict, data: bytes, say) -> dict:
     except MemoryError: return {"reason": "memory", "remedy": ""}
     return {"blocks": [asdict(block) for block in blocks], "notes": notes}
 
-
+# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c10
 def serve() -> None:
     "The life of the reading process: a task from the input, an answer to the output, until the input ends."
     output, source = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
@@ -94,7 +94,7 @@ def serve() -> None:
         _limit_memory(task["memory"])
         say(_answer(task, source.read(task["size"]), say))
 
-# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c11
+# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c12
 class _Process:
     "A reading process and the lines to it."
 
@@ -120,7 +120,7 @@ class _Process:
             try: pipe.close()
             except BrokenPipeError: pass  # it died before it had read everything
 
-
+# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c13
 class _Watch:
     "Kills a process when its time is up; `slow` says whether it did."
 
@@ -139,7 +139,7 @@ class _Watch:
                 self.slow = True
                 return self.process.process.kill()
 
-# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c12
+# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c14
 _current: _Process | None = None
 _lock = threading.Lock()  # one file at a time
 
@@ -166,7 +166,7 @@ def _exchange(process: _Process, task: dict, data: bytes, watch: _Watch) -> dict
         watch.more(answer["more"])
     return None
 
-
+# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c15
 def _ask(task: dict, data: bytes) -> tuple[dict | None, bool]:
     "The answer of the reading process (None: it died) and whether its time ran out."
     global _current
@@ -182,7 +182,7 @@ def _ask(task: dict, data: bytes) -> tuple[dict | None, bool]:
             if answer is None or answer.get("reason") == "memory": stop_worker()
     return answer, watch.slow
 
-# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c14
+# %% ../../nbs/4_enterprise/01_5_worker.ipynb #c17
 def read_guarded(
     name: str,  # of the file
     data: bytes,
