@@ -182,7 +182,8 @@ def write_reader(learner, **about):
     data = save({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()})
     card = {"model": MODEL, "rank": RANK, "scale": SCALE, "task": "points at the answer to an English question in a passage, or at nothing",
             "data": "SQuAD 1.1 and 2.0, training articles of the development part", "licence": "CC BY-SA 4.0 (data and adapter)",
-            "date": datetime.now(UTC).date().isoformat(), "made_with": "benchmarks/build_reader.py", **about, "sha256": sha256(data).hexdigest()}
+            "date": datetime.now(UTC).date().isoformat(), "made_with": "benchmarks/build_reader.py", **about,
+            "sha256": sha256(data).hexdigest()}
     write_atomically(assets() / "reader/reader.safetensors", data)
     write_atomically(assets() / "reader/card.json", json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     return len(data)

@@ -31,7 +31,8 @@ from llmguide.settings import assets, get_settings, write_atomically
 from llmguide.store import Hit, LanceStore
 
 CACHE = get_settings().cache_dir / "evidence" / "answers"
-SIZES, MOST_WRONG, HITS = {"calibrate": 480, "report": 320}, 0.05, 3  # as many passages as the knowledge base reads
+MOST_WRONG = {"default": 0.20, "strict": 0.05}  # of the answers; the default is set without trick questions, see `calibrated`
+SIZES, HITS = {"calibrate": 240, "report": 240}, 3  # as many passages as the knowledge base reads
 KINDS = ("answerable", "unanswerable", "foreign")
 
 
@@ -179,14 +180,14 @@ def curve_of(rows):
     return abstention_curve([row["score"] for row in rows], [row["right"] for row in rows], [row["kind"] == "answerable" for row in rows])
 
 
-def calibrated(rows, names, target=MOST_WRONG):
-    """The head of a language with its threshold, chosen on rows by weights that didn't see their article."""
-    curve = curve_of(left_out(rows, names))
-    try: threshold = choose_threshold(curve, target)
-    except ValueError as problem:
-        print(problem)
-        threshold = curve[0]["threshold"]
-    return {**fitted(rows, names), "threshold": round(threshold, 4)}
+def calibrated(rows, names):
+    """A head with two thresholds, by weights that did not see a question's article: without trick questions, and with all."""
+    held_back, thresholds = left_out(rows, names), {}
+    for name, most in MOST_WRONG.items():
+        curve = curve_of([row for row in held_back if name == "strict" or row["kind"] != "unanswerable"])
+        try: thresholds[name] = round(choose_threshold(curve, most), 4)
+        except ValueError: thresholds[name] = 1.0  # nothing is certain enough
+    return {**fitted(rows, names), "threshold": thresholds["default"], "strict": thresholds["strict"]}
 
 
 def at_threshold(rows, threshold, arm, language):
@@ -235,7 +236,7 @@ def measured(language, rows, names):
         alone = chosen(rows[part], lambda signs: signs["odds"])  # what is quoted; the sign then says how sure we are
         for row, whole in zip(alone, rows[part]): row["score"] = whole["candidates"][0]["signs"][sign] if whole["candidates"] else -99.0
         points += thinned(curve_of(alone), arm, language)
-    figures = at_threshold(report, head["threshold"], "threshold", language)
+    figures = at_threshold(report, head["threshold"], "threshold", language) + at_threshold(report, head["strict"], "strict", language)
     for arm, score in (("answer all", 1.0), ("refuse all", -1.0)):
         figures += at_threshold([{**row, "score": score} for row in report], 0.0, arm, language)
     return head, points, figures, report
@@ -271,7 +272,7 @@ def chinese():
     titles = sorted({row["title"] for row in asked})
     rng.shuffle(titles), rng.shuffle(asked)
     parts = {"calibrate": set(titles[: len(titles) // 2]), "report": set(titles[len(titles) // 2 :])}
-    for part, size in (("calibrate", 360), ("report", 540)):
+    for part, size in (("calibrate", 360), ("report", 360)):
         own = [row for row in asked if row["title"] in parts[part]][:size]
         own = [{**row, "kind": "foreign" if n % 3 == 2 else "answerable"} for n, row in enumerate(own)]
         hits = found_for(f"{part}-zh", own, passages, Constant)

@@ -24,7 +24,7 @@ from llmguide.settings import write_atomically
 ASKED, MODELS = 20, ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 
 
-def support_rows(sentences, language, count=400):
+def support_rows(sentences, language, count=150):
     """How many spoilt sentences the checks stop, by kind of damage, and how many sound ones."""
     rng = random.Random(0)
     rng.shuffle(sentences)

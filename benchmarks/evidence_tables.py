@@ -72,18 +72,36 @@ def whole_document(path, source):
     return [Hit(chunk, 1.0, {}) for chunk in split_document(read_document(path, source))]
 
 
-def rule_rows(questions, paths):
-    """Verdicts of the rules over the whole document, over what the search finds, and with the rest of the tables fetched."""
-    whole = [table_answer(row["question"], whole_document(paths[row["source"]], row["source"])) for row in questions]
-    verdicts = {"rules, the whole document": verdicts_of(whole, questions)}
-    encoder = TextEncoder()
+def whole_rows(questions, paths):
+    """Verdicts of the rules over the whole document."""
+    found = [table_answer(row["question"], whole_document(paths[row["source"]], row["source"])) for row in questions]
+    return {"rules, the whole document": verdicts_of(found, questions)}
+
+
+def search_rows(questions):
+    """Verdicts of the rules over what the search finds, with the rest of the tables fetched, and over questions of prose."""
+    verdicts, encoder = {}, TextEncoder()
     with tempfile.TemporaryDirectory() as folder:
         stores = {language: handbook_store(encoder, Path(folder) / language, language) for language in ("en", "zh")}
         inside = [row for row in questions if not row["source"].startswith("documents/")]
         for name, complete in ((f"rules, the {TOP} best passages", False), (f"rules, the {TOP} best, tables completed", True)):
             found = [searched(stores[row["language"]], encoder, row, complete) for row in inside]
             verdicts[name] = verdicts_of(found, inside)
+        verdicts["rules, questions of prose left alone"] = [left_alone(stores[row["id"][:2]], encoder, row) for row in prose_questions()]
     return verdicts
+
+
+def prose_questions():
+    """The handbook questions that no table answers."""
+    folder = resolve("handbooks-en").path.parent
+    rows = [row for language in ("en", "zh") for row in read_table(folder / f"questions_{language}.csv")]
+    return [row for row in rows if row["kind"] in ("answerable", "unanswerable")]
+
+
+def left_alone(store, encoder, row):
+    """right where the tables stay silent, or happen to hold the answer."""
+    found = searched(store, encoder, row, True)
+    return "right" if found is None or row["answer"] and row["answer"] in found.text else "wrong"
 
 
 def handbook_store(encoder, folder, language):
@@ -137,13 +155,16 @@ def as_row(way, verdicts):
 def write(verdicts):
     """Record the ways measured so far."""
     rows = [as_row(way, found) for way, found in verdicts.items()]
-    record_curve(RESULT, rows, data="questions_tables.csv, part test", models=list(MODELS), passages=TOP)
+    read = [name for name in MODELS if f"{name.split('-')[0]} reads the table" in verdicts]
+    record_curve(RESULT, rows, data="questions_tables.csv, part test", models=read, passages=TOP)
     print(*rows, sep="\n", flush=True)
 
 
 def main():
     questions, paths = documents()
-    verdicts = rule_rows(questions, paths)
+    verdicts = whole_rows(questions, paths)
+    write(verdicts)
+    verdicts |= search_rows(questions)
     write(verdicts)
     kept = json.loads(memory().read_text(encoding="utf-8")) if memory().exists() else {}
     for name in MODELS:

@@ -91,7 +91,7 @@ def with_farewells(
 # %% ../nbs/0_foundations/05_1_table.ipynb #c21
 LARGE = 50_000  # passages from which a table gets these indices; below, comparing with all is exact and fast
 NEIGHBOURHOOD = 1_000  # passages in a neighbourhood, on average
-OPENED = 32  # neighbourhoods that are read for a question; more when the condition leaves too few hits
+OPENED = 12  # neighbourhoods that are read for a question; more when the condition leaves too few hits
 
 
 def index_large(

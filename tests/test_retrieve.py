@@ -274,7 +274,7 @@ def test_a_large_glossary_with_hostile_names():
 
 def test_retrieve_takes_a_glossary(store):
     words = Glossary([["wages", "salaries"], ["vacation", "leave", "年休假"]])
-    assert retrieve(store, WordEncoder(), "wages?", glossary=words)[0].chunk.source == "pay.md"
+    assert retrieve(store, WordEncoder(), "wages?", weight=0.0, glossary=words)[0].chunk.source == "pay.md"
     assert retrieve(store, WordEncoder(), "vacation", where={"source": "请假.md"}, glossary=words)[0].why["lexical"] > 0
 
 

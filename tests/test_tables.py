@@ -69,6 +69,11 @@ def test_a_sum_never_mixes_moneys_nor_counts_a_total_twice():
     assert table_answer("What is the sum of the price?", with_total).value == 150
 
 
+def test_the_largest_of_one_row_is_not_called_the_largest_of_all():
+    assert "largest" not in table_answer("What is the highest number of employees in Tilburg?", hits_of(SITES)).text
+    assert "the largest of 3" in table_answer("Which site has the most employees?", hits_of(SITES)).text
+
+
 def test_the_quoted_rows_stand_in_the_passage_and_bear_the_figure():
     told = table_answer("How many employees work in China altogether?", hits_of(SITES))
     assert told.value == 708 and told.source == "made.md" and all(row in SITES for row in told.rows)
@@ -83,7 +88,8 @@ def test_what_the_table_does_not_hold_is_refused(question):
 
 
 def test_a_model_may_plan_but_not_invent():
-    question, lookup = "In which country is our smallest crew?", '{"operation": "lookup", "column": "Employees", "where": [{"column": "Site", %s}]}'
+    question = "In which country is our smallest crew?"
+    lookup = '{"operation": "lookup", "column": "Employees", "where": [{"column": "Site", %s}]}'
     assert table_answer(question, hits_of(SITES)) is None
     plan = '{"operation": "min", "column": "Employees", "where": []}'
     assert table_answer(question, hits_of(SITES), ScriptedChat([plan])).value == "Shanghai"

@@ -118,6 +118,8 @@ _UNIT_NAMES = {
     "metre": "metre metres meter meters 米", "kilometre": "kilometre kilometres kilometer kilometers km 公里 千米",
     "kilogram": "kilogram kilograms kg 公斤 千克", "person": "people persons 人 名"}
 _UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()} | {"per cent": "%"}
+
+# %% ../../nbs/4_enterprise/03_0_facts.ipynb #c21
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _WORDS = rf"(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_SMALL)}))?|{'|'.join(_SMALL)}"
 _NUMBER = re.compile(
@@ -147,7 +149,7 @@ def numbers_in(
     dates, rest = _take_dates(unicodedata.normalize("NFKC", text))
     return dates + [fact for fact in map(_number, _NUMBER.finditer(rest)) if fact]
 
-# %% ../../nbs/4_enterprise/03_0_facts.ipynb #c23
+# %% ../../nbs/4_enterprise/03_0_facts.ipynb #c24
 _PLACE = re.compile(r"https?://\S+|[^\s@]{1,64}@[^\s@]{1,200}\.\w+|\b\w{1,100}\.(?:md|pdf|docx?|xlsx?|html?|txt)\b")
 _PIECE = re.compile(rf"{_PLACE.pattern}|\b\w[\w’'-]*")
 _SPOKEN = {*_MONTHS, *SMALL_WORDS, *_NAMED, "i", "mr", "mrs", "ms", "dr", "yes", "no"}
@@ -161,7 +163,7 @@ def _is_name(word: str, before: str, after: str) -> bool:
     if word.lower() in _SPOKEN or plain or re.fullmatch(r"\d+(?:st|nd|rd|th|k|s)", word): return False
     return word[0].isupper() or bool(re.search(r"[A-Za-z]", word) and re.search(r"\d", word))
 
-# %% ../../nbs/4_enterprise/03_0_facts.ipynb #c24
+# %% ../../nbs/4_enterprise/03_0_facts.ipynb #c25
 def _names(sentence: str) -> list[Fact]:
     facts = []
     for found in _PIECE.finditer(sentence):

@@ -17,6 +17,7 @@ _TOPICS = [re.compile(pattern, re.IGNORECASE) for pattern in (
     r"(?:what|which)(?:'s| is| are)?(?: there)?(?: the| our| your| their)?(?: \w+'s?)? "
     r"(?:polic(?:y|ies)|rules?|guidelines?|procedures?|regulations?)(?: is| are)?(?: there)? "
     r"(?:on|for|about|regarding|concerning|with regard to) (.+)",
+    r"(?:what|which)(?:'s| is| are) (?:the|our|your) ([\w' -]{2,40}?) (?:policy|policies|rules|guidelines|procedures?)",
     r"what (?:do|does) (?:the |our )?[\w ]{1,30} say (?:on|about) (.+)",
     r"(?:please )?tell me (?:more |something |all )?about (.+)",
     r"(?:请问)?(?:关于)?(.+?)的?(?:规定|政策|制度|规则|办法)(?:是什么|有哪些|是怎样的|是怎么样的|怎么样|如何)",
@@ -44,10 +45,11 @@ def _is_note(text: str) -> bool:
 
 
 def _about(topic: str, hits: list) -> list:
-    "The chunks whose headings or file name the whole topic, those of the best document, as they stand there."
+    "The chunks whose headings or file name the whole topic, those of the best document, those of its main sections first."
     wanted = set(stems(topic))
     chunks = [hit.chunk for hit in hits if wanted and wanted <= _named(hit.chunk) and not _is_note(hit.chunk.text)]
-    return sorted((chunk for chunk in chunks if chunk.source == chunks[0].source), key=lambda chunk: chunk.start)
+    own = [chunk for chunk in chunks if chunk.source == chunks[0].source]
+    return sorted(own, key=lambda chunk: (len(chunk.headings), chunk.start))
 
 # %% ../../nbs/4_enterprise/03_4_overview.ipynb #c10
 SENTENCES = 3  # of the beginning: enough to see whether one is on the right page

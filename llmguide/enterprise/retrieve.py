@@ -33,7 +33,7 @@ def dense_weight(
     letters = sum(character.isalpha() for character in question)
     return WEIGHTS["zh" if len(_CHINESE.findall(question)) > letters / 2 else "en"]
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c17
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c20
 _PLAIN = re.compile("[a-z0-9]+")
 
 
@@ -58,7 +58,7 @@ def _sentences(chunk: Chunk) -> list[list[str]]:
     above = _words(" ".join(chunk.headings))
     return [above + _words(chunk.text[start:end]) for start, end in sentence_spans(chunk.text)] or [above]
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c18
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c21
 def close_reading(
     question: str,
     chunks: list[Chunk],  # candidates
@@ -71,7 +71,7 @@ def close_reading(
     shares = [(best(telling, map(set, inside)), best(paired, map(_pairs, inside))) for inside in sentences]
     return np.array(shares).reshape(-1, 2) / [sum(telling.values()) or 1, sum(paired.values()) or 1]
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c22
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c25
 DEPTH = 50  # hits that are read closely
 LONGEST = 2000  # characters of a question that are searched for; somebody will paste a whole letter
 CLOSE = (0.3, 0.2)  # what a sentence's words and pairs count beside the store's score
@@ -93,7 +93,7 @@ def _reranked(rerank: Callable, question: str, hits: list[Hit]) -> list[Hit]:
     order = np.argsort(-scores, kind="stable")
     return [Hit(hits[n].chunk, float(scores[n]), hits[n].why | {"rerank": float(scores[n])}) for n in order]
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c23
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c26
 def retrieve(
     store: Store,  # any store
     encoder,  # the store's encoder
@@ -114,7 +114,7 @@ def retrieve(
     hits = _read_closely(words, hits)
     return (_reranked(rerank, question, hits) if rerank and hits else hits)[:top_k]
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c28
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c31
 def cross_encoder(
     name: str = "cross-encoder/ms-marco-MiniLM-L6-v2",  # folder or hub name; the default is small and reads English
     texts: int = 20,  # candidates that are judged; the others stay behind them
@@ -133,7 +133,7 @@ def cross_encoder(
 
     return rerank
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c33
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c36
 class Explanation(NamedTuple):
     "Where a document was lost on the way to a question."
     source: str
@@ -153,7 +153,7 @@ class Explanation(NamedTuple):
         seen = f"\n  {'; '.join(places)}\n  best passage: {self.text[:160]}{words}" if self.text else ""
         return f"{self.source}: {self.stage}{seen}\n  {self.advice}"
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c34
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c37
 _ADVICE = {
     "no candidate": "neither search brings it: ask with its own words, add them to the glossary, or give its sections better headings",
     "ranked too low": "other passages fit better: raise top_k, narrow the question with `where`, or look at what stands above it",
@@ -173,7 +173,7 @@ def _words_in(question: str, hit: Hit, others: list[Hit]) -> tuple[tuple[str, ..
     order = sorted(telling, key=lambda word: (-telling[word], word))
     return tuple(w for w in order if w in sets[0]), tuple(w for w in order if w not in sets[0])
 
-# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c35
+# %% ../../nbs/4_enterprise/02_retrieve.ipynb #c38
 def explain(
     store: Store,  # any store
     encoder,  # the store's encoder

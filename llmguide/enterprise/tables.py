@@ -10,10 +10,10 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-from .facts import numbers_in
+from .facts import numbers_in, stem
 from .grids import Table, read_tables, read_value, unit_in
 from .planner import WHICH, plan_by_rules, share_known, term_weights
-from .plans import OPERATIONS, TESTS, Condition, Figure, Plan, check_plan, compute
+from .plans import OPERATIONS, TESTS, Condition, Figure, Plan, check_plan, compute, is_total, select_rows
 from ..prompting.structured import ask_json
 
 # %% ../../nbs/4_enterprise/03_tables.ipynb #c08
@@ -53,7 +53,7 @@ def whole_tables(
 _LEAST_KNOWN, _SURE, _LEAST_STRENGTH = 0.2, 3.0, 0.9  # chosen on the tables marked dev in questions_tables.csv
 _YEAR = re.compile(r"(?<![\d.,€$£¥])(?<!than )(?<!over )(?<!under )(?<![A-Z]{3} )(?:19|20)\d\d"
                    r"(?!\d|[.,]\d|\s?(?:[元块欧万人吨]|小时|euro|hour|h\b))")  # fmt: skip
-_ASKING = re.compile(r"how (?:many|much)|\b(?:what|which|in total|in all|altogether|sum|average|mean|difference|highest|lowest)\b"
+_ASKING = re.compile(r"how (?:many|much)|\b(?:what|which|in total|in all|altogether|number|sum|average|mean|difference|highest|lowest)\b"
                      "|多少|什么|哪[个里些]?|一共|怎么|[几是的有在]", re.IGNORECASE)  # fmt: skip
 
 
@@ -74,11 +74,10 @@ def _asked_for(question: str) -> str:
     return next(filter(None, found.groups()), "") if found else ""
 
 # %% ../../nbs/4_enterprise/03_tables.ipynb #c15
-def _knows(wanted: str, given: set[str]) -> bool:
-    "Whether one of the words, or each of the Chinese characters, is given."
-    terms = term_weights(wanted)
-    signs = [term for term in terms if re.fullmatch("[\u4e00-\u9fff]", term)]
-    return not terms or (all(sign in given for sign in signs) if signs else bool(set(terms) & given))
+def _knows(text: str, wanted: str) -> bool:
+    "Whether a text in small letters holds one of the words, by its stem, or each of the Chinese characters."
+    signs = [term for term in term_weights(wanted) if re.fullmatch("[\u4e00-\u9fff]", term)]
+    return all(sign in text for sign in signs) if signs else any(stem(word) in text for word in re.findall("[a-z]{3,}", wanted.lower()))
 
 # %% ../../nbs/4_enterprise/03_tables.ipynb #c16
 def about(
@@ -93,7 +92,7 @@ def about(
         inside = re.search(rf"(?<![A-Za-z0-9]){name}(?![A-Za-z0-9])", text) if len(name) == 1 else name.lower() in low
         if not (grade or unit_in(name) or inside or len(name) > 1 and set(term_weights(name)) <= given): return 0.0
     wanted = _ASKING.sub("", _asked_for(question)).strip()
-    if wanted and wanted[0] != "钱" and not unit_in(wanted) and not _knows(wanted, given): return 0.0
+    if wanted and wanted[0] != "钱" and not unit_in(wanted) and not _knows(low, wanted): return 0.0
     pairs = {term: weight for term, weight in term_weights(_ASKING.sub(" ", question)).items() if weight == 1}
     return share_known(pairs, given)
 
@@ -164,11 +163,13 @@ def _tell(question: str, table: Table, plan: Plan, found: Figure) -> TableAnswer
     counted = isinstance(found.value, str) or plan.operation == "count"
     if not counted and found.unit and (plan.operation == "share" or not unit_in(plan.columns[0])): value += f" {found.unit}"
     rows, column = [table.rows[place] for place in found.places], " – ".join(plan.columns)
+    among = sum(not is_total(table.rows[place]) for place in select_rows(table, plan.where))
+    manner = "lookup" if among == 1 and plan.operation in ("max", "min") else plan.operation  # the largest of one is that one
     parts = {"label": ", ".join(dict.fromkeys(row[0] for row in rows)), "column": column, "value": value, "count": len(rows),
-             "among": len(table.rows), "cell": rows[0][table.headers.index(plan.columns[0])]}
+             "among": among, "cell": rows[0][table.headers.index(plan.columns[0])]}
     language = "zh" if re.search("[\u4e00-\u9fff]", question) else "en"
     lines = tuple(table.lines[place] for place in found.places)
-    return TableAnswer(_TOLD[language][plan.operation].format(**parts), found.value, lines, table.source, plan)
+    return TableAnswer(_TOLD[language][manner].format(**parts), found.value, lines, table.source, plan)
 
 # %% ../../nbs/4_enterprise/03_tables.ipynb #c27
 def table_answer(
