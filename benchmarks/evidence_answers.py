@@ -286,7 +286,7 @@ def handbook(language, head):
     folder = Path(__file__).parents[1] / "data/handbooks"
     documents = read_documents([folder / language])
     chunks = [chunk for document in documents for chunk in split_document(document)]
-    asked = [row for row in read_table(folder / f"questions_{language}.csv") if row["kind"] != "table"]
+    asked = [row for row in read_table(folder.parent / f"handbook_questions/{language}.csv") if row["kind"] != "table"]
     encoder, found = TextEncoder() if language == "en" else Constant(), []
     with tempfile.TemporaryDirectory() as place, LanceStore(place, encoder) as store:
         store.upsert(chunks, encoder.encode([searchable(chunk) for chunk in chunks]))

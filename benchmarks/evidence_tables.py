@@ -1,6 +1,6 @@
 """Questions over tables: rules that compute against models that read; run by `llmguide evidence tables`.
 
-Asked are the questions of data/handbooks/questions_tables.csv whose tables the rules were not written with, and those
+Asked are the questions of data/handbook_questions/tables.csv whose tables the rules were not written with, and those
 over real tables where the data folder holds them. What a model has said is kept, so an interrupted run goes on.
 """
 
@@ -8,7 +8,6 @@ import json
 import tempfile
 from pathlib import Path
 
-from llmguide.catalog import resolve
 from llmguide.enterprise.documents import read_document
 from llmguide.enterprise.grids import read_value
 from llmguide.enterprise.retrieve import retrieve
@@ -20,6 +19,8 @@ from llmguide.passages import TextEncoder, searchable
 from llmguide.settings import get_settings, write_atomically
 from llmguide.store import Hit, LanceStore
 
+ROOT = Path(__file__).parent.parent
+QUESTIONS = ROOT / "data" / "handbook_questions"
 RESULT, MODELS, TOP = "enterprise_tables", ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"), 5
 ASK = {"en": "Here is a table.\n\n{table}\n\nQuestion: {question}\nAnswer with the value or name only. "
              "If the table does not hold the answer, say: unknown.",
@@ -61,8 +62,8 @@ def charitable(reply, question):
 
 def documents():
     """The questions to ask, and a folder for each of their sources; those without a file are left out."""
-    own, folder = resolve("handbooks-en").path.parent, get_settings().datasets_dir
-    questions = [row for row in read_table(own / "questions_tables.csv") if row["part"] == "test"]
+    own, folder = ROOT / "data" / "handbooks", get_settings().datasets_dir
+    questions = [row for row in read_table(QUESTIONS / "tables.csv") if row["part"] == "test"]
     paths = {row["source"]: (Path(folder or "") if row["source"].startswith("documents/") else own) / row["source"] for row in questions}
     return [row for row in questions if paths[row["source"]].is_file()], paths
 
@@ -93,8 +94,7 @@ def search_rows(questions):
 
 def prose_questions():
     """The handbook questions that no table answers."""
-    folder = resolve("handbooks-en").path.parent
-    rows = [row for language in ("en", "zh") for row in read_table(folder / f"questions_{language}.csv")]
+    rows = [row for language in ("en", "zh") for row in read_table(QUESTIONS / f"{language}.csv")]
     return [row for row in rows if row["kind"] in ("answerable", "unanswerable")]
 
 
@@ -106,7 +106,7 @@ def left_alone(store, encoder, row):
 
 def handbook_store(encoder, folder, language):
     """The sample handbook of one language, ready to be searched."""
-    pages = sorted((resolve("handbooks-en").path.parent / language).glob("*.md"))
+    pages = sorted((ROOT / "data" / "handbooks" / language).glob("*.md"))
     chunks = [chunk for page in pages for chunk in split_document(read_document(page, f"{language}/{page.name}"))]
     store = LanceStore(folder, encoder)
     store.upsert(chunks, encoder.encode([searchable(chunk) for chunk in chunks]))
@@ -156,7 +156,7 @@ def write(verdicts):
     """Record the ways measured so far."""
     rows = [as_row(way, found) for way, found in verdicts.items()]
     read = [name for name in MODELS if f"{name.split('-')[0]} reads the table" in verdicts]
-    record_curve(RESULT, rows, data="questions_tables.csv, part test", models=read, passages=TOP)
+    record_curve(RESULT, rows, data="handbook_questions/tables.csv, part test", models=read, passages=TOP)
     print(*rows, sep="\n", flush=True)
 
 

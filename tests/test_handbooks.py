@@ -20,7 +20,7 @@ def text_of(source):
 
 def questions(name):
     """The rows of a file of questions."""
-    with open(FOLDER / f"questions_{name}.csv", encoding="utf-8", newline="") as file: return list(csv.DictReader(file))
+    with open(FOLDER.parent / "handbook_questions" / f"{name}.csv", encoding="utf-8", newline="") as file: return list(csv.DictReader(file))
 
 
 def handbook(language):
@@ -93,7 +93,7 @@ def test_the_two_years_of_travel_rules_differ():
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_catalog_knows_the_questions(language):
-    assert resolve(f"handbooks-{language}").path.name == f"questions_{language}.csv"
+    assert resolve(f"handbooks-{language}").path.name == f"{language}.csv"
 
 
 def test_table_questions_have_a_source_a_part_and_an_answer_that_fits():

@@ -50,7 +50,7 @@ def whole_tables(
     return [*hits, *{part.chunk.id: part for part in added if part.chunk.id not in known}.values()]
 
 # %% ../../nbs/4_enterprise/03_tables.ipynb #c14
-_LEAST_KNOWN, _SURE, _LEAST_STRENGTH = 0.2, 3.0, 0.9  # chosen on the tables marked dev in questions_tables.csv
+_LEAST_KNOWN, _SURE, _LEAST_STRENGTH = 0.2, 3.0, 0.9  # chosen on the tables marked dev in handbook_questions/tables.csv
 _YEAR = re.compile(r"(?<![\d.,€$£¥])(?<!than )(?<!over )(?<!under )(?<![A-Z]{3} )(?:19|20)\d\d"
                    r"(?!\d|[.,]\d|\s?(?:[元块欧万人吨]|小时|euro|hour|h\b))")  # fmt: skip
 _ASKING = re.compile(r"how (?:many|much)|\b(?:what|which|in total|in all|altogether|number|sum|average|mean|difference|highest|lowest)\b"
