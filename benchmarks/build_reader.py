@@ -15,10 +15,10 @@ from hashlib import sha256
 import numpy as np
 import torch
 from safetensors.torch import save
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel
 
 from llmguide.catalog import resolve
-from llmguide.enterprise.reader import batch, kinds_of_four, make_window, part_spans, point
+from llmguide.enterprise.reader import batch, kinds_of_four, load_tokenizer, make_window, part_spans, point
 from llmguide.enterprise.support import corruptions
 from llmguide.enterprise.facts import quotable_spans, stems
 from llmguide.settings import assets, get_settings, write_atomically
@@ -158,7 +158,7 @@ def train(learner, lessons, state, rate, total, minutes, path):
     for rows in lessons.epoch(step + 1):  # every slice draws its own rows
         if step >= total or time.perf_counter() - begun > 60 * minutes: break
         for group in optimizer.param_groups: group["lr"] = rate * min(1, (step + 1) / (0.05 * total)) * max(0.02, 1 - step / total)
-        scores = learner(batch([row[0] for row in rows]))
+        scores = learner({name: torch.from_numpy(values) for name, values in batch([row[0] for row in rows]).items()})
         goals = torch.tensor([row[1:] for row in rows])
         loss = sum(torch.nn.functional.cross_entropy(scores[..., side], goals[:, side]) for side in (0, 1)) / 2
         optimizer.zero_grad()
@@ -200,7 +200,7 @@ def main():
     if get_settings().threads: torch.set_num_threads(get_settings().threads)
     passages, questions, parts = load_squad()
     taught = [question for question in questions if parts[question["title"]] == "train"]
-    lessons = Lessons(AutoTokenizer.from_pretrained(resolve(MODEL).path), passages, taught)
+    lessons = Lessons(load_tokenizer(MODEL), passages, taught)
     path = get_settings().cache_dir / "training" / f"{chosen.name}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     state = torch.load(path, weights_only=True) if path.exists() else None

@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['QUESTION', 'PASSAGE', 'SHARED', 'LACKING', 'LONGEST_QUESTION', 'LONGEST_PART', 'PART', 'LONGEST_ANSWER', 'Reading',
-           'shared_words', 'Window', 'make_window', 'part_spans', 'best_span', 'sentence_tokens', 'kinds_of_four',
-           'batch', 'point', 'Reader', 'load_reader']
+           'shared_words', 'Window', 'make_window', 'load_tokenizer', 'part_spans', 'best_span', 'sentence_tokens',
+           'kinds_of_four', 'batch', 'point', 'reader_graph', 'Reader', 'load_reader']
 
 # %% ../../nbs/4_enterprise/03_0_reader.ipynb #c03
+import io
 import json
 import re
+import warnings
 from functools import lru_cache
 from hashlib import sha256
 from math import log
@@ -20,8 +22,9 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..catalog import resolve
+from .encoder import open_graph
 from .facts import SMALL_WORDS, quotable_spans, stem, stems
-from ..settings import assets, get_settings, require
+from ..settings import assets, get_settings, require, write_atomically
 
 # %% ../../nbs/4_enterprise/03_0_reader.ipynb #c06
 class Reading(NamedTuple):
@@ -67,39 +70,52 @@ def _hits(text: str, words: set[str], inside: bool) -> list[tuple[int, int]]:
     return [word.span() for word in found if (stem(word[0]) in words) == inside]
 
 # %% ../../nbs/4_enterprise/03_0_reader.ipynb #c10
-def _kinds(part, spans: list[tuple[int, int]], inside: int, outside: int) -> list[int]:
+def _kinds(part: list[tuple[int, int]], spans: list[tuple[int, int]], inside: int, outside: int) -> list[int]:
     "A kind for each token: one for those in the spans, another for the rest."
-    return [inside if any(a <= start < b for a, b in spans) else outside for start, _ in part["offset_mapping"]]
+    return [inside if any(a <= start < b for a, b in spans) else outside for start, _ in part]
 
 
 def make_window(
-    tokenizer,
+    tokenizer,  # of `load_tokenizer`
     question: str,
     text: str,  # the whole passage: a word that stands anywhere in it is not lacking
     start: int,  # of the part
     end: int,
 ) -> Window:
     "The tokens of a question and of a part of a passage, each with its kind."
-    options = {"add_special_tokens": False, "return_offsets_mapping": True, "truncation": True}
-    asked = tokenizer(question, max_length=LONGEST_QUESTION, **options)
-    part = tokenizer(text[start:end], max_length=LONGEST_PART, **options)
+    asked, part = (tokenizer.encode(words, add_special_tokens=False) for words in (question, text[start:end]))
+    asked.truncate(LONGEST_QUESTION)
+    part.truncate(LONGEST_PART)
     lacking = _hits(question, set(stems(text)), inside=False)
     shared = _hits(text[start:end], set(stems(question)), inside=True)
-    kinds = [QUESTION, *_kinds(asked, lacking, LACKING, QUESTION), QUESTION, *_kinds(part, shared, SHARED, PASSAGE), QUESTION]
-    stop = tokenizer.sep_token_id
-    tokens = [tokenizer.cls_token_id, *asked["input_ids"], stop, *part["input_ids"], stop]
-    return Window(tokens, kinds, len(asked["input_ids"]) + 2, [(start + a, start + b) for a, b in part["offset_mapping"]])
+    kinds = [QUESTION, *_kinds(asked.offsets, lacking, LACKING, QUESTION), QUESTION,
+             *_kinds(part.offsets, shared, SHARED, PASSAGE), QUESTION]
+    begin, stop = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokens = [begin, *asked.ids, stop, *part.ids, stop]
+    return Window(tokens, kinds, len(asked.ids) + 2, [(start + a, start + b) for a, b in part.offsets])
+
+
+def load_tokenizer(
+    model: str = "all-minilm-l6-v2",  # catalog name or folder of a BERT model
+):
+    "The tokenizer of a model, without its own cutting and filling up; raises FileNotFoundError when the model is nowhere."
+    found = resolve(model)
+    if found.path is None: raise FileNotFoundError(f"{model} is not on this machine: llmguide prefetch fetches the small models")
+    tokenizer = require("tokenizers", "enterprise").Tokenizer.from_file(str(found.path / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 # %% ../../nbs/4_enterprise/03_0_reader.ipynb #c14
 def part_spans(
-    tokenizer,
+    tokenizer,  # of `load_tokenizer`
     text: str,  # a passage
     most: int = PART,  # tokens of a part; a single longer sentence is a part of its own
 ) -> list[tuple[int, int]]:
     "Where the parts of a passage begin and end: as many whole sentences as fit."
     spans, size = [], 0
     for start, end in quotable_spans(text):
-        tokens = len(tokenizer.encode(text[start:end], add_special_tokens=False))
+        tokens = len(tokenizer.encode(text[start:end], add_special_tokens=False).ids)
         if spans and size + tokens <= most: spans[-1], size = (spans[-1][0], end), size + tokens
         else: spans, size = [*spans, (start, end)], tokens
     return spans
@@ -162,10 +178,9 @@ def kinds_of_four(
 def batch(
     windows: list[Window],
 ) -> dict:
-    "The windows as tensors of one length (windows, tokens), filled up with zeros that the mask hides."
-    torch = require("torch", "enterprise")
+    "The windows as int64 arrays of one length (windows, tokens), filled up with zeros that the mask hides."
     longest = max(len(window.tokens) for window in windows)
-    fill = lambda rows: torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])  # noqa: E731
+    fill = lambda rows: np.array([[*row, *[0] * (longest - len(row))] for row in rows], np.int64)  # noqa: E731
     return {"input_ids": fill([window.tokens for window in windows]),
             "token_type_ids": fill([window.kinds for window in windows]),
             "attention_mask": fill([[1] * len(window.tokens) for window in windows])}
@@ -173,7 +188,7 @@ def batch(
 
 def point(
     hidden,  # (windows, tokens, dimension) of the encoder
-    inputs: dict,  # of `batch`
+    inputs: dict,  # of `batch`, as tensors
     weight,  # (2, dimension): start and end
     bias,  # (2,)
 ):
@@ -183,7 +198,51 @@ def point(
     barred[:, 0] = False  # "nowhere" is always allowed
     return scores.masked_fill(barred[..., None], -1e4)
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c26
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c25
+def _pointer(card: dict, data: bytes):
+    "Encoder, adapter and head as one module of PyTorch: numbers in, log-probabilities (windows, tokens, 2) out."
+    torch, transformers = require("torch", "enterprise"), require("transformers", "enterprise")
+    network = transformers.AutoModel.from_pretrained(resolve(card["model"]).path, attn_implementation="eager").float().eval()
+    tensors = require("safetensors.torch", "enterprise").load(data)
+    kinds_of_four(network)
+    _merge(network, tensors, card["scale"])
+    with torch.no_grad(): network.embeddings.token_type_embeddings.weight.copy_(tensors["kinds"].float())
+
+    class Pointer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network, self.weight, self.bias = network, tensors["head.weight"].float(), tensors["head.bias"].float()
+
+        def forward(self, input_ids, token_type_ids, attention_mask):
+            inputs = {"input_ids": input_ids, "token_type_ids": token_type_ids, "attention_mask": attention_mask}
+            return point(self.network(**inputs).last_hidden_state, inputs, self.weight, self.bias).log_softmax(1)
+
+    return Pointer().eval()
+
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c27
+def _write_graph(pointer, file: Path) -> None:
+    "Write the module as a graph in which the numbers of windows and of tokens are free."
+    torch = require("torch", "enterprise")
+    names, example = ("input_ids", "token_type_ids", "attention_mask"), torch.tensor([[1, 2, 3], [1, 2, 0]])
+    axes = {name: {0: "windows", 1: "tokens"} for name in (*names, "scores")}
+    data = io.BytesIO()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter's notices about its own plans
+        torch.onnx.export(pointer, (example, example * 0, (example > 0).long()), data, dynamo=False, opset_version=17,
+                          input_names=list(names), output_names=["scores"], dynamic_axes=axes)
+    write_atomically(file, data.getvalue())
+
+
+def reader_graph(
+    folder: Path,  # card.json and reader.safetensors
+) -> Path:
+    "The reader as an ONNX file in the cache folder, made on first use; raises ValueError for a damaged adapter."
+    card, data = _read_card(folder)
+    file = get_settings().cache_dir / "artifacts" / f"reader-{card['sha256'][:16]}.onnx"
+    if not file.exists(): _write_graph(_pointer(card, data), file)
+    return file
+
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c28
 class Reader:
     "Points at the answer to an English question in passages; made by `load_reader`."
 
@@ -191,19 +250,11 @@ class Reader:
         self,
         folder: Path,  # card.json and reader.safetensors
     ):
-        torch, transformers = require("torch", "enterprise"), require("transformers", "enterprise")
-        self.card, data = _read_card(folder)
-        found = resolve(self.card["model"])
-        source, offline = str(found.path or found.hub), get_settings().offline
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=offline)
-        self.network = transformers.AutoModel.from_pretrained(source, local_files_only=offline).eval()
-        tensors = require("safetensors.torch", "enterprise").load(data)
-        kinds_of_four(self.network)
-        _merge(self.network, tensors, self.card["scale"])
-        with torch.no_grad(): self.network.embeddings.token_type_embeddings.weight.copy_(tensors["kinds"].float())
-        self.weight, self.bias = tensors["head.weight"].float(), tensors["head.bias"].float()
+        self.card, _ = _read_card(folder)
+        self.tokenizer = load_tokenizer(self.card["model"])
+        self._session = open_graph(reader_graph(folder), get_settings().threads)
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c27
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c29
 @patch
 def read(
     self: Reader,
@@ -229,15 +280,10 @@ def read(
 @patch
 def _scores(self: Reader, windows: list[Window], size: int = 8) -> list[np.ndarray]:
     "(tokens, 2) log-probabilities of start and end for each window; neighbours are computed together."
-    torch, scores = require("torch", "enterprise"), []
-    for group in (windows[i : i + size] for i in range(0, len(windows), size)):
-        inputs = batch(group)
-        with torch.inference_mode():
-            hidden = self.network(**inputs).last_hidden_state
-            scores += list(point(hidden, inputs, self.weight, self.bias).log_softmax(1).numpy())
-    return scores
+    groups = [windows[i : i + size] for i in range(0, len(windows), size)]
+    return [scores for group in groups for scores in self._session.run(None, batch(group))[0]]
 
-# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c28
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c30
 @lru_cache(maxsize=1)
 def load_reader() -> Reader:
     "The reader that comes with the guide, loaded and checked once."
