@@ -32,7 +32,7 @@ from llmguide.store import Hit, LanceStore
 
 CACHE = get_settings().cache_dir / "evidence" / "answers"
 MOST_WRONG = {"default": 0.20, "strict": 0.05}  # of the answers; the default is set without trick questions, see `calibrated`
-SIZES, HITS = {"calibrate": 240, "report": 240}, 3  # as many passages as the knowledge base reads
+SIZES, HITS = {"calibrate": 480, "report": 640}, 3  # as many passages as the knowledge base reads
 KINDS = ("answerable", "unanswerable", "foreign")
 
 

@@ -44,7 +44,7 @@ def _one_line(text: str) -> str:
 def kb_add(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files and folders.")],
     store: StoreOption = DEFAULT_STORE,
-    readers: Annotated[str | None, typer.Option(metavar="A,B", help="Who may read; default: as before, everyone for new ones.")] = None,
+    readers: Annotated[str | None, typer.Option(metavar="A,B", help="Who may read; everyone is the public. Default: as before, everyone for new ones.")] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Delete documents whose files are gone from these folders.")] = False,
     as_json: AsJson = False,
 ):
@@ -101,10 +101,11 @@ def kb_ask(
 # %% ../nbs/0_foundations/07_5_knowledge.ipynb #c12
 @kb.command("list")
 def kb_list(store: StoreOption = DEFAULT_STORE, as_json: AsJson = False):
-    "List every document with its state, also those that could not be read, with the reason."
+    "List every document with its state and its readers, also those that could not be read, with the reason."
     with _open(store) as base: found = base.list()
-    columns = ("source", "chunks", "status", "reason")
-    show(found, as_json, columns, [tuple(_one_line(str(each[name])) for name in columns) for each in found])
+    rows = [{**each, "readers": "unknown" if each["readers"] is None else ", ".join(each["readers"]) or "nobody"} for each in found]
+    columns = ("source", "chunks", "status", "readers", "reason")
+    show(found, as_json, columns, [tuple(_one_line(str(each[name])) for name in columns) for each in rows])
 
 
 @kb.command("delete")

@@ -70,7 +70,7 @@ def listed(kb): return {each["source"]: each for each in kb.list()}
 def test_a_folder(kb):
     done = kb.add("book")
     assert done.added == sorted(PAGES) and not done.unread and done.chunks == 4
-    assert listed(kb)["book/travel.md"] == {"source": "book/travel.md", "chunks": 2, "status": "indexed", "reason": ""}
+    assert listed(kb)["book/travel.md"] == {"source": "book/travel.md", "chunks": 2, "status": "indexed", "reason": "", "readers": ["everyone"]}
     assert kb.check() == []
 
 
@@ -479,7 +479,7 @@ def test_add_list_delete(run):
     assert json.loads(out)["added"] == sorted(PAGES)
     code, out, _ = run("list", "--json")
     rows = json.loads(out)
-    assert code == 0 and {*rows[0]} == {"source", "chunks", "status", "reason"} and len(rows) == 4
+    assert code == 0 and {*rows[0]} == {"source", "chunks", "status", "reason", "readers"} and len(rows) == 4
     assert run("delete", "./book/travel.md")[0] == 0
     code, _, errors = run("delete", "book/travel.md")
     assert code == 1 and errors == ["llmguide: there is no book/travel.md in knowledge_base: llmguide kb list shows what there is"]
@@ -522,3 +522,23 @@ def test_help_is_light():
     code = "import sys; from llmguide.cli import main; main(['kb', 'ask', '--help']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "lancedb", "pyarrow", "pandas"} & set(done.stdout.split())
+
+
+def test_a_restricted_document_never_becomes_public_by_accident(tmp_path):
+    folder = tmp_path / "my"
+    folder.mkdir()
+    secret = folder / "salaries.md"
+    secret.write_text("The director earns 412,000 euros a year.", encoding="utf-8")
+    with EnterpriseKnowledgeBase(store=tmp_path / "store") as base:
+        base.add(secret, readers=["board"])
+        base.delete_document(secret)
+        assert base.list() == []
+        base.add(folder)  # as every night
+        assert [row["readers"] for row in base.list()] == [["board"]]
+        assert base.retrieve("What does the director earn?") == []
+        (tmp_path / "other").mkdir()
+        secret.rename(tmp_path / "other" / "moved.md")
+        base.add(tmp_path / "other")
+        assert all(row["readers"] == ["board"] for row in base.list())
+        base.add(tmp_path / "other", readers=["everyone"])  # on purpose it can be
+        assert len(base.retrieve("What does the director earn?")) == 1

@@ -45,7 +45,7 @@ class Answer:
     short: str = ""  # the few words of the quote that answer; empty in Chinese, where the sentence is the answer
 
 # %% ../../nbs/4_enterprise/03_answer.ipynb #c09
-REFUSALS = {"en": "I don't know: the documents don't say.", "zh": "我不知道：文档中没有相关内容。"}
+REFUSALS = {"en": "I don't know: I found nothing that answers this for certain.", "zh": "我不知道：没有找到能确切回答的内容。"}
 
 
 def _cite(hit, start: int, end: int) -> Citation:

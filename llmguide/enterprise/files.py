@@ -60,12 +60,12 @@ def _unreadable(path: str) -> str:
     return ""
 
 
-def _task(path: str, true: str, old: Entry | None, readers: tuple | None) -> Task | None:
-    "What is to be done for a file; None: nothing."
-    if readers is None: readers = (EVERYONE,) if old is None else old.readers
+def _task(path: str, true: str, old: Entry | None, readers: tuple | None, restricted: dict) -> Task | None:
+    "What is to be done for a file; None: nothing. A copy of a restricted document is restricted too, unless readers are stated."
     version, size, reason = "", 0, _unreadable(path)
     try: version, size = ("", 0) if reason else (document_version(path), os.path.getsize(path))
     except (DocumentError, OSError) as problem: reason = plain_reason(problem)
+    if readers is None: readers = old.readers if old else restricted.get(version, (EVERYONE,))
     if old and (old.status, old.version, old.readers) == (INDEXED, version, readers): return None
     shown, true = (name.encode("utf-8", "replace").decode() for name in (path, true))
     return Task(path, old, Entry(old.source if old else shown, true, version, readers, 0, UNREAD, reason), size)
@@ -81,15 +81,17 @@ def plain_reason(
 # %% ../../nbs/4_enterprise/04_2_files.ipynb #c14
 def plan(
     files: dict[str, str],  # true path -> path, of find_files
-    entries: dict[str, Entry],  # of the ledger
+    entries: dict[str, Entry],  # of the ledger, those of deleted documents included
     readers: tuple[str, ...] | None,  # None: as they were, everyone for a new document
 ) -> tuple[list[Task], list[str]]:
     "What is to be done, and the documents for which nothing is."
+    restricted = {each.version: each.readers for each in entries.values()
+                  if each.version and each.readers is not None and EVERYONE not in each.readers}
     by_file = {entry.file: entry for entry in entries.values() if entry.file}
     tasks, unchanged = [], []
     for true, path in files.items():
         old = by_file.get(true) or entries.get(path)
-        task = _task(path, true, old, readers)
+        task = _task(path, true, old, readers, restricted)
         tasks.append(task) if task else unchanged.append(old.source)
     return tasks, unchanged
 

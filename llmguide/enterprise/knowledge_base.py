@@ -138,7 +138,7 @@ def add(
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     files, start = find_files(paths, self.folder), time.monotonic()
     with self._writing() as ledger:
-        tasks, unchanged = plan(files, ledger.entries(), None if readers is None else tuple(readers))
+        tasks, unchanged = plan(files, ledger.deleted() | ledger.entries(), None if readers is None else tuple(readers))
         done = ingest(self.store, lambda texts: self.encoder.encode(texts), ledger, tasks, report)
         done.unchanged = unchanged
         done.gone = [source for source in gone_files(paths, ledger.entries()) if source not in done.unread]
@@ -174,9 +174,9 @@ def delete_document(
 
 @patch
 def list(self: EnterpriseKnowledgeBase) -> list[dict]:
-    "Every document that was ever given and not deleted: source, chunks, status, and the reason if it is not whole."
-    return [{"source": entry.source, "chunks": entry.chunks, "status": entry.status, "reason": entry.reason}
-            for entry in self.ledger.entries().values()]
+    "Every document that was given and not deleted: source, chunks, status, the reason if it is not whole, and its readers."
+    return [{"source": entry.source, "chunks": entry.chunks, "status": entry.status, "reason": entry.reason,
+             "readers": entry.readers and [*entry.readers]} for entry in self.ledger.entries().values()]
 
 # %% ../../nbs/4_enterprise/04_knowledge_base.ipynb #c24
 @patch

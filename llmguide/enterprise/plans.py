@@ -151,6 +151,8 @@ def compute(
     places = [place for place in places if values[place] and (values[place].low == values[place].high or not single)]
     if not places or not _comparable(table, places, values): return None
     unit = values[places[0]].unit or next(iter(_money(table.rows[places[0]])), "")
+    if unit == "%" and plan.operation == "share": return _lookup(table, plan, places)  # the share stands there already
+    if unit == "%" and plan.operation == "sum": return None
     if plan.operation in ("sum", "mean"):
         total = sum(values[place].low for place in places)
         return Figure(total / (len(places) if plan.operation == "mean" else 1), places, unit)

@@ -97,7 +97,7 @@ def mend(
     entries, stored = ledger.entries(), store.sources()
     wrong = [finding.source for finding in findings if finding.source in entries]
     unknown = [finding.source for finding in findings if finding.source not in entries]
-    tasks, _ = plan(_take_out(store, ledger, wrong), ledger.entries(), None)
+    tasks, _ = plan(_take_out(store, ledger, wrong), ledger.deleted() | ledger.entries(), None)
     done = ingest(store, encode, ledger, tasks, report)
     ledger.put([Entry(source, "", "", None, stored[source], OUTDATED, "not in the ledger: state its readers, or delete it")
                 for source in unknown])
