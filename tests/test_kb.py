@@ -542,3 +542,16 @@ def test_a_restricted_document_never_becomes_public_by_accident(tmp_path):
         assert all(row["readers"] == ["board"] for row in base.list())
         base.add(tmp_path / "other", readers=["everyone"])  # on purpose it can be
         assert len(base.retrieve("What does the director earn?")) == 1
+
+
+def test_a_damaged_word_index_is_found_and_mended(tmp_path):
+    page = tmp_path / "leave.md"
+    page.write_text("# Leave\n\nEverybody gets 25 days of leave a year.", encoding="utf-8")
+    with EnterpriseKnowledgeBase(store=tmp_path / "store") as base: base.add(page)
+    for file in (tmp_path / "store" / "chunks.lance" / "_indices").rglob("*.lance"): file.write_bytes(b"damaged" * 9)
+    with EnterpriseKnowledgeBase(store=tmp_path / "store") as base:
+        found = base.check()
+        assert found and found[0].damaged and "repair" in found[0].remedy
+        base.repair()
+        assert base.check() == []
+        assert "25 days" in base.retrieve("How many days of leave?")[0].chunk.text

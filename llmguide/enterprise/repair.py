@@ -41,9 +41,9 @@ def _unreadable(source: str, problem: Exception) -> Finding:
 
 
 def _read_passages(store: Store, entry: Entry) -> Finding | None:
-    "What is wrong with the passages of a document, found by their vectors."
+    "What is wrong with the passages of a document; looked for by vector and by word, so that both indices are opened."
     anything, where = np.ones(store.manifest["dimension"], np.float32), {"source": entry.source}
-    try: hits = store.search(anything, k=entry.chunks, principal=entry.readers, where=where)
+    try: hits = store.search(anything, "a", k=entry.chunks, principal=entry.readers, where=where)
     except Exception as problem: return _unreadable(entry.source, problem)  # whatever a library raises over broken files
     versions = {hit.chunk.metadata.get("version") for hit in hits}
     if len(hits) != entry.chunks: return Finding(entry.source, f"{len(hits)} of its {entry.chunks} passages are found")
