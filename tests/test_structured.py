@@ -73,12 +73,12 @@ def test_numbers_and_depth_that_are_fine():
 
 @pytest.mark.parametrize("unit", ["[", "{", '{"', '"', "\\", '{"a":', "[1,", "{}", '{"a"}', "[0", "```", ",", '{"\\', "[1]"])
 def test_hostile_text_takes_no_time(unit):
-    start = time.perf_counter()
+    start = time.process_time()
     try: extract_json('{"x": ' + unit * 100_000)
     except ValueError: pass
     try: extract_json(unit * 100_000)
     except ValueError: pass
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_nothing_is_executed(tmp_path):
