@@ -44,7 +44,8 @@ def _one_line(text: str) -> str:
 def kb_add(
     paths: Annotated[list[str], typer.Argument(metavar="PATH…", help="Files and folders.")],
     store: StoreOption = DEFAULT_STORE,
-    readers: Annotated[str | None, typer.Option(metavar="A,B", help="Who may read; everyone is the public. Default: as before, everyone for new ones.")] = None,
+    readers: Annotated[str | None, typer.Option(
+        metavar="A,B", help="Who may read; everyone is the public. Default: as before, everyone for new ones.")] = None,
     sync: Annotated[bool, typer.Option("--sync", help="Delete documents whose files are gone from these folders.")] = False,
     as_json: AsJson = False,
 ):

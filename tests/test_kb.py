@@ -70,7 +70,8 @@ def listed(kb): return {each["source"]: each for each in kb.list()}
 def test_a_folder(kb):
     done = kb.add("book")
     assert done.added == sorted(PAGES) and not done.unread and done.chunks == 4
-    assert listed(kb)["book/travel.md"] == {"source": "book/travel.md", "chunks": 2, "status": "indexed", "reason": "", "readers": ["everyone"]}
+    assert listed(kb)["book/travel.md"] == {
+        "source": "book/travel.md", "chunks": 2, "status": "indexed", "reason": "", "readers": ["everyone"]}
     assert kb.check() == []
 
 

@@ -124,8 +124,8 @@ def best_reading(
     question: str,
     hits: list,  # of `retrieve`, best first
 ) -> tuple[Reading | None, float]:
-    "The reading that is most probably right, and that probability; None and 0 where there is nothing to read."
-    readings = read_hits(question, hits) if hits else []
+    "The reading that is most probably right, and that probability; None and 0 where there is nothing to read or no word is asked."
+    readings = read_hits(question, hits) if hits and lexical_terms(question) else []
     if not readings: return None, 0.0
     head = load_confidence()[language_of(question)]
     sure = [weigh(head, signs) for signs in evidence_for(question, hits, readings)]
