@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from llmguide.catalog import resolve
-from llmguide.enterprise.encoder import FastEncoder, _check_kind, _session, _write_fused, _write_graph, converted
+from llmguide.enterprise.encoder import FastEncoder, _check_kind, _write_fused, _write_graph, converted, open_graph
 from llmguide.enterprise.scale import DIMENSION, made_up_passages, made_up_questions, made_up_vectors, made_up_words, readers_of
 from llmguide.evidence import bootstrap_interval, paired_difference, ratio_interval, record_curve
 from llmguide.finetuning.cost import in_own_process
@@ -101,7 +101,7 @@ def encoders(folder):
     _write_graph(source, folder / "plain.onnx")
     _write_fused(folder / "plain.onnx", folder / "fused.onnx", config["num_attention_heads"], config["hidden_size"])
     alone = FastEncoder(MODEL)
-    alone._session = _session(folder / "fused.onnx")
+    alone._session = open_graph(folder / "fused.onnx", 1)
     arms = {"sentence-transformers, float32": TextEncoder(MODEL)}
     if choose_runtime().precision == "bfloat16": arms["sentence-transformers, bfloat16"] = in_bfloat16()
     return arms | {
