@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVERYONE', 'TextEncoder', 'unit_vectors', 'Chunk', 'make_chunk', 'chunk_to_json', 'chunk_from_json', 'reader_names',
-           'may_see', 'reader_label', 'field_label', 'labels_of', 'lexical_terms', 'searchable', 'standardise', 'fuse']
+           'may_see', 'reader_label', 'field_label', 'labels_of', 'allowed_labels', 'lexical_terms', 'question_parts',
+           'searchable', 'standardise', 'fuse']
 
 # %% ../nbs/0_foundations/05_0_passages.ipynb #c02
 import json
@@ -154,6 +155,15 @@ def labels_of(chunk: Chunk) -> list[str]:
     values = {**chunk.metadata, "source": chunk.source, "page": chunk.page}
     return [reader_label(name) for name in chunk.readers] + [field_label(*item) for item in values.items()]
 
+
+def allowed_labels(
+    principal: set | tuple | list | None,  # user and groups; None: the public
+    where: dict | None,  # equal values of source, page or metadata
+) -> tuple[list[str], list[str]]:
+    "`may_see` for a database: a passage carries one of the first labels and all of the second."
+    names = sorted(reader_label(name) for name in reader_names(principal))
+    return names, [field_label(*item) for item in (where or {}).items()]
+
 # %% ../nbs/0_foundations/05_0_passages.ipynb #c32
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(rf"[{_CJK}]+|[^\W_{_CJK}]+")  # a run of Chinese, Japanese or Korean, or a word of anything else
@@ -171,6 +181,19 @@ def lexical_terms(
             terms += [run[i : i + 2] for i in range(len(run) - 1)]
             if len(run) == 1 or not question: terms += run
     return terms
+
+# %% ../nbs/0_foundations/05_0_passages.ipynb #c33e
+def question_parts(
+    vector: np.ndarray | None,  # (dimension,); None: by words only
+    text: str | None,  # None: by vector only
+    k: int,  # most hits wanted
+    dimension: int,  # of the store
+) -> tuple[np.ndarray | None, list[str]]:
+    "A question's unit vector, or None, and its terms without repetition; raises ValueError for a question of nothing."
+    if k < 1 or (vector is None and text is None):
+        raise ValueError(f"search needs a vector or a text, and k of at least 1; got k={k}")
+    query = None if vector is None else unit_vectors([vector], 1, dimension)[0]
+    return query, list(dict.fromkeys(lexical_terms(text or "", question=True)))
 
 # %% ../nbs/0_foundations/05_0_passages.ipynb #c33b
 def searchable(

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .passages import Chunk, chunk_to_json, field_label, labels_of, lexical_terms, reader_label, reader_names
-from .passages import searchable
+from .passages import Chunk, allowed_labels, chunk_to_json, labels_of, lexical_terms, searchable
 from .settings import require
 
 # %% ../nbs/0_foundations/05_1_table.ipynb #c06
@@ -61,9 +60,9 @@ def condition(
     where: dict | None,  # equal values of source, page or metadata
 ) -> str:
     "`may_see` as a condition on the labels: hexadecimal digits and nothing that a user wrote."
-    names = ", ".join(sorted(f"'{reader_label(name)}'" for name in reader_names(principal)))
-    fields = [f"array_has(labels, '{field_label(*item)}')" for item in (where or {}).items()]
-    return " AND ".join([f"array_has_any(labels, [{names}])", *fields])
+    names, fields = allowed_labels(principal, where)
+    anyone = ", ".join(f"'{name}'" for name in names)
+    return " AND ".join([f"array_has_any(labels, [{anyone}])", *(f"array_has(labels, '{field}')" for field in fields)])
 
 # %% ../nbs/0_foundations/05_1_table.ipynb #c15
 WANTED = ["id", "chunk", "vector"]  # columns that a search returns

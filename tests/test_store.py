@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from llmguide.store import Chunk, LanceStore, TextEncoder, fuse, labels_of, lexical_terms, make_chunk
+from llmguide.passages import fuse, lexical_terms
+from llmguide.store import Chunk, LanceStore, TextEncoder, labels_of, make_chunk
 
 ENCODER = SimpleNamespace(name="eight", dimension=8)  # no model: any vector will do
 

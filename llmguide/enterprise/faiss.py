@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .stores import allowed_labels, question_parts, rank
-from ..passages import Chunk, TextEncoder, chunk_from_json, chunk_to_json, field_label, labels_of
-from ..passages import lexical_terms, searchable, unit_vectors
+from ..passages import Chunk, TextEncoder, allowed_labels, chunk_from_json, chunk_to_json, field_label, labels_of
+from ..passages import lexical_terms, question_parts, searchable, unit_vectors
 from ..settings import require
-from ..store import Hit, open_manifest
+from ..store import Hit, open_manifest, rank
 
 # %% ../../nbs/4_enterprise/02_3_faiss.ipynb #c10
 _TABLES = """

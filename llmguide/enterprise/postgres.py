@@ -14,11 +14,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from fastcore.basics import patch
 
-from .stores import agreed_manifest, allowed_labels, question_parts, rank
-from ..passages import Chunk, TextEncoder, chunk_from_json, chunk_to_json, field_label, labels_of
-from ..passages import lexical_terms, searchable, unit_vectors
+from ..passages import Chunk, TextEncoder, allowed_labels, chunk_from_json, chunk_to_json, field_label, labels_of
+from ..passages import lexical_terms, question_parts, searchable, unit_vectors
 from ..settings import require
-from ..store import Hit
+from ..store import Hit, agreed_manifest, rank
 
 # %% ../../nbs/4_enterprise/02_5_postgres.ipynb #c13
 _TABLES = """

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .stores import agreed_manifest, allowed_labels, question_parts, rank
-from ..passages import Chunk, TextEncoder, chunk_to_json, field_label, labels_of, lexical_terms, searchable
-from ..passages import unit_vectors
+from ..passages import Chunk, TextEncoder, allowed_labels, chunk_to_json, field_label, labels_of, lexical_terms
+from ..passages import question_parts, searchable, unit_vectors
 from ..settings import require
-from ..store import Hit
+from ..store import Hit, agreed_manifest, rank
 
 # %% ../../nbs/4_enterprise/02_4_qdrant.ipynb #c09
 def plain_form(
