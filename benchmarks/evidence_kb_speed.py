@@ -20,10 +20,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from llmguide.catalog import resolve
-from llmguide.enterprise.encoder import FastEncoder, _check_kind, _write_fused, _write_graph, converted, open_graph
+from llmguide.enterprise.encoder import FastEncoder, _check_kind, _write_fused, _write_graph, converted
 from llmguide.enterprise.scale import DIMENSION, made_up_passages, made_up_questions, made_up_vectors, made_up_words, readers_of
 from llmguide.evidence import bootstrap_interval, paired_difference, ratio_interval, record_curve
 from llmguide.finetuning.cost import in_own_process
+from llmguide.graphs import open_graph
 from llmguide.passages import EVERYONE, TextEncoder, may_see, searchable
 from llmguide.settings import choose_runtime, get_settings, require, write_atomically
 from llmguide.store import LanceStore

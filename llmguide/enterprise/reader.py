@@ -11,7 +11,6 @@ __all__ = ['QUESTION', 'PASSAGE', 'SHARED', 'LACKING', 'LONGEST_QUESTION', 'LONG
 import io
 import json
 import re
-import warnings
 from functools import lru_cache
 from hashlib import sha256
 from math import log
@@ -22,8 +21,8 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..catalog import resolve
-from .encoder import open_graph
 from .facts import SMALL_WORDS, quotable_spans, stem, stems
+from ..graphs import open_graph, quiet_export
 from ..settings import assets, get_settings, require, write_atomically
 
 # %% ../../nbs/4_enterprise/03_0_reader.ipynb #c06
@@ -226,8 +225,7 @@ def _write_graph(pointer, file: Path) -> None:
     names, example = ("input_ids", "token_type_ids", "attention_mask"), torch.tensor([[1, 2, 3], [1, 2, 0]])
     axes = {name: {0: "windows", 1: "tokens"} for name in (*names, "scores")}
     data = io.BytesIO()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the exporter's notices about its own plans
+    with quiet_export(), torch.inference_mode():
         torch.onnx.export(pointer, (example, example * 0, (example > 0).long()), data, dynamo=False, opset_version=17,
                           input_names=list(names), output_names=["scores"], dynamic_axes=axes)
     write_atomically(file, data.getvalue())

@@ -7,17 +7,15 @@ __all__ = ['MODEL', 'rounded', 'export_onnx', 'OnnxClassifier', 'parity', 'size'
            'train_aware', 'encoder_folder', 'build_encoder']
 
 # %% ../../nbs/1_finetuning/07_1_quantize.ipynb #c02
-import contextlib
 import copy
-import logging
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from .encoder import AROUND, EncoderClassifier, TextClassifier, fit, read_around, tuned_encoder, write_around
+from ..graphs import open_graph, quiet_export
 from ..settings import get_settings, require
 
 # %% ../../nbs/1_finetuning/07_1_quantize.ipynb #c05
@@ -46,21 +44,10 @@ def export_onnx(
     network = copy.deepcopy(classifier.network).cpu().float().eval()
     example = {name: torch.from_numpy(x) for name, x in classifier.batch(classifier.encode(["a", "one more"])).items()}
     axes = {name: {0: "rows", 1: "tokens"} for name in example}
-    with _quiet(): torch.onnx.export(network, tuple(example.values()), str(folder / MODEL), dynamo=False, opset_version=20,
+    with quiet_export(): torch.onnx.export(network, tuple(example.values()), str(folder / MODEL), dynamo=False, opset_version=20,
                                      input_names=[*axes], output_names=["logits"], dynamic_axes=axes)
     write_around(classifier, folder)
     return folder
-
-# %% ../../nbs/1_finetuning/07_1_quantize.ipynb #c11
-def _quiet():
-    "Keep the exporter's and the quantiser's notices about their own plans off the reader's screen."
-    stack = contextlib.ExitStack()
-    stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore")
-    logger, before = logging.getLogger(), logging.getLogger().level
-    logger.setLevel(logging.ERROR)
-    stack.callback(logger.setLevel, before)
-    return stack
 
 # %% ../../nbs/1_finetuning/07_1_quantize.ipynb #c13
 class OnnxClassifier(TextClassifier):
@@ -81,15 +68,9 @@ class OnnxClassifier(TextClassifier):
         threads: int | None = None,  # None: the setting's, else onnxruntime's own choice
     ):
         "Read a folder; raises FileNotFoundError when it isn't one, ValueError when the graph is damaged."
-        onnxruntime, (tokenizer, around) = require("onnxruntime", "finetuning"), read_around(folder)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads or get_settings().threads or 0, 3
-        file = Path(folder) / MODEL
+        file, (tokenizer, around) = Path(folder) / MODEL, read_around(folder)
         if not file.is_file(): raise FileNotFoundError(f"{folder} has no {MODEL}: make it with export_onnx")
-        try: session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        except Exception as problem:  # onnxruntime has no exception class of its own to name
-            raise ValueError(f"{file} can't be run ({str(problem).splitlines()[0][:100]}): export it again") from None
-        return cls(session, tokenizer, **around)
+        return cls(open_graph(file, threads or get_settings().threads), tokenizer, **around)
 
 # %% ../../nbs/1_finetuning/07_1_quantize.ipynb #c16
 def parity(
@@ -148,7 +129,7 @@ def quantize_dynamic(
     "INT8 weights by row, activations rounded at run time by the range of each batch; returns the output folder."
     runtime = require("onnxruntime.quantization", "finetuning")
     graph, target = _beside(source, output)
-    with _quiet(): runtime.quantize_dynamic(graph, target, op_types_to_quantize=["MatMul"], per_channel=True,
+    with quiet_export(): runtime.quantize_dynamic(graph, target, op_types_to_quantize=["MatMul"], per_channel=True,
                                             weight_type=runtime.QuantType.QInt8)
     _with_narrow_tables(target)
     return Path(output)
@@ -183,7 +164,7 @@ def quantize_static(
     graph, target = _beside(source, output)
     if not texts: raise ValueError("static quantisation needs texts to find the ranges with: give some of the training rows")
     shared = {"op_types_to_quantize": ["MatMul"], "per_channel": True, "weight_type": runtime.QuantType.QInt8}
-    with _quiet():
+    with quiet_export():
         runtime.quantize_static(
             graph, target, _calibration(OnnxClassifier.load(source), texts), activation_type=runtime.QuantType.QUInt8,
             nodes_to_exclude=_narrowing(graph), extra_options={"MatMulConstBOnly": True}, **shared)

@@ -6,32 +6,19 @@
 __all__ = ['CARD', 'export_onnx', 'as_input', 'quantize_onnx', 'EdgeInspector', 'parity', 'seconds_each']
 
 # %% ../../nbs/3_multimodal/05_4_edge.ipynb #c03
-import contextlib
-import logging
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 
+from ..graphs import open_graph, quiet_export
 from .inspection import QualityInspector, read_card
 from .network import shrink, standardise
 from .tiles import read_grey
 from ..settings import get_settings, require
 
 # %% ../../nbs/3_multimodal/05_4_edge.ipynb #c08
-@contextlib.contextmanager
-def _quiet():
-    "Keep the exporter's and the quantiser's notices about their own plans off the reader's screen."
-    logger, before = logging.getLogger(), logging.getLogger().level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try: yield
-        finally: logger.setLevel(before)
-
-
 def _side_by_side(networks: list):
     "A torch module: one picture in, a map of each network out."
     torch = require("torch", "multimodal")
@@ -58,7 +45,7 @@ def export_onnx(
     torch, onnx, path = require("torch", "multimodal"), require("onnx", "multimodal"), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     example, axes = torch.zeros(1, 1, 96, 64), {"picture": {2: "height", 3: "width"}, "maps": {2: "rows", 3: "columns"}}
-    with _quiet(): torch.onnx.export(_side_by_side(inspector.networks), (example,), str(path), dynamo=False, opset_version=17,
+    with quiet_export(): torch.onnx.export(_side_by_side(inspector.networks), (example,), str(path), dynamo=False, opset_version=17,
                                      input_names=["picture"], output_names=["maps"], dynamic_axes=axes)
     graph = onnx.load(path)
     onnx.helper.set_model_props(graph, {CARD: inspector.card()})
@@ -89,7 +76,7 @@ def quantize_onnx(
             picture = next(self.left, None)
             return None if picture is None else {"picture": as_input(read_grey(picture))}
 
-    with _quiet(), tempfile.TemporaryDirectory() as draft:
+    with quiet_export(), tempfile.TemporaryDirectory() as draft:
         ready = Path(draft) / "ready.onnx"
         runtime.quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
         runtime.quantize_static(str(ready), str(target), Reader(), per_channel=True, reduce_range=True,
@@ -113,14 +100,12 @@ class EdgeInspector(QualityInspector):
         path: Path | str,  # of `export_onnx` or `quantize_onnx`
         threads: int | None = None,  # None: the setting's, else onnxruntime's own choice
     ):
-        runtime, path = require("onnxruntime", "multimodal"), Path(path)
+        path = Path(path)
         if not path.is_file(): raise FileNotFoundError(f"there is no file {path}: export_onnx makes it")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads or get_settings().threads or 0, 3
         try:
-            self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = open_graph(path, threads or get_settings().threads)
             card = read_card(self.session.get_modelmeta().custom_metadata_map[CARD])
-        except Exception as problem:  # onnxruntime has no exception class of its own to name
+        except (ValueError, KeyError, TypeError) as problem:
             raise ValueError(f"{path.name} is no exported inspector ({str(problem).splitlines()[0][:100]}): export it again") from None
         super().__init__([], **card)
 
