@@ -7,10 +7,8 @@ figures from the report articles; the reader has trained on neither. What was re
 
 import json
 import random
-import re
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from build_reader import load_squad
 from llmguide.catalog import file_hash, resolve
 from llmguide.enterprise.answer import complete_question
 from llmguide.enterprise.documents import read_documents
+from llmguide.enterprise.evaluate import answer_f1, answer_units, exact_match, holds_answer
 from llmguide.enterprise.reader import Reading, load_reader, shared_words
 from llmguide.enterprise.refuse import (
     FEATURES, abstention_curve, choose_threshold, evidence_for, fit_confidence, pairs_of, read_hits, sentence_around, weigh)
@@ -34,28 +33,6 @@ CACHE = get_settings().cache_dir / "evidence" / "answers"
 MOST_WRONG = {"default": 0.20, "strict": 0.05}  # of the answers; the default is set without trick questions, see `calibrated`
 SIZES, HITS = {"calibrate": 480, "report": 640}, 3  # as many passages as the knowledge base reads
 KINDS = ("answerable", "unanswerable", "foreign")
-
-
-def normal(text):
-    """As SQuAD compares answers: small letters, no punctuation, no articles; Chinese character by character."""
-    spaced = re.sub(r"([\u3400-\u9fff])", r" \1 ", text.lower())
-    words = "".join(sign if sign.isalnum() else " " for sign in spaced).split()
-    return [word for word in words if word not in ("a", "an", "the")]
-
-
-def holds(text, golds):
-    """Whether a text holds one of the reference answers, word by word."""
-    padded = f" {' '.join(normal(text))} "
-    return any(f" {' '.join(normal(gold))} " in padded for gold in golds if normal(gold))
-
-
-def token_f1(text, golds):
-    """Best F1 of the words shared with a reference answer."""
-    best, said = 0.0, normal(text)
-    for wanted in map(normal, golds):
-        shared = sum((Counter(said) & Counter(wanted)).values())
-        if shared: best = max(best, 2 * shared / (len(said) + len(wanted)))
-    return best
 
 
 def drawn(questions, parts, part):
@@ -138,7 +115,7 @@ def judged(rows, hits, readings):
         for reading, signs in zip(each[:12], evidence_for(row["question"], own, each[:12])):
             text = own[reading.place].chunk.text
             quote, short = text[slice(*sentence_around(text, reading))], text[reading.start : reading.end]
-            candidates.append({"signs": signs, "right": row["kind"] == "answerable" and holds(quote, row["golds"]),
+            candidates.append({"signs": signs, "right": row["kind"] == "answerable" and holds_answer(quote, row["golds"]),
                                "quote": quote, "short": short})
         found.append({**row, "candidates": candidates})
     return found
@@ -251,8 +228,8 @@ def reader_rows(rows, head):
     for arm, found in arms.items():
         own = [row for row in found if row["kind"] == "answerable"]
         values = {"right": [row["right"] for row in own], "words": [len(row["quote"].split()) for row in own],
-                  "f1": [token_f1(row["short"], row["golds"]) for row in own],
-                  "exact": [normal(row["short"]) in map(normal, row["golds"]) for row in own]}
+                  "f1": [answer_f1(row["short"], row["golds"]) for row in own],
+                  "exact": [exact_match(row["short"], row["golds"]) for row in own]}
         for figure, each in values.items():
             if arm == "shared words" and figure in ("f1", "exact"): continue  # a whole sentence is no short answer
             interval = clustered([float(value) for value in each], [row["title"] for row in own])
@@ -306,7 +283,7 @@ def handbook(language, head):
 
 def same_words(quote, wanted):
     """Whether one of two quotes stands within the other."""
-    one, other = "".join(normal(quote)), "".join(normal(wanted))
+    one, other = "".join(answer_units(quote)), "".join(answer_units(wanted))
     return bool(one and other) and (one in other or other in one)
 
 

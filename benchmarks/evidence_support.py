@@ -9,10 +9,11 @@ import random
 import sys
 
 from build_reader import load_squad
-from evidence_answers import CACHE, drawn, english_hits, holds, judged, read_all
+from evidence_answers import CACHE, drawn, english_hits, judged, read_all
 
 from llmguide.catalog import resolve
 from llmguide.chat import connect
+from llmguide.enterprise.evaluate import holds_answer
 from llmguide.enterprise.answer import answer, answer_messages, passages_within
 from llmguide.enterprise.refuse import language_of, load_confidence, weigh
 from llmguide.enterprise.facts import quotable_spans
@@ -59,7 +60,8 @@ def generated(model, rows, hits):
         quoted = answer(row["question"], found, None, 0.0)
         raw = chat(answer_messages(row["question"], passages_within(found, row["place"])), max_tokens=120).text
         told = answer(row["question"], found, ScriptedChat([raw]), 0.0)
-        right = {name: holds(text, row["golds"]) for name, text in (("as said", raw), ("checked", told.text), ("quoted", quoted.text))}
+        texts = {"as said": raw, "checked": told.text, "quoted": quoted.text}
+        right = {name: holds_answer(text, row["golds"]) for name, text in texts.items()}
         kept.append({"question": row["question"], "golds": row["golds"], "raw": raw, "text": told.text, "reason": told.reason,
                      "removed": list(told.removed), **right})
         write_atomically(file, json.dumps(kept, ensure_ascii=False, indent=1))
