@@ -172,8 +172,8 @@ def at_threshold(rows, threshold, arm, language):
     said = [row["score"] >= threshold for row in rows]
     titles, can = [row["title"] for row in rows], [row["kind"] == "answerable" for row in rows]
     share = lambda flags, among: clustered([a and b for a, b in zip(flags, among)], titles, among)  # noqa: E731
-    figures = {"wrong": clustered([s and not row["right"] for s, row in zip(said, rows)], titles, said),
-               "coverage": clustered(said, titles), "coverage_answerable": share(said, can),
+    wrong = {"wrong": clustered([s and not row["right"] for s, row in zip(said, rows)], titles, said)} if any(said) else {}
+    figures = {**wrong, "coverage": clustered(said, titles), "coverage_answerable": share(said, can),
                "answered_rightly": share([s and row["right"] for s, row in zip(said, rows)], can)}
     for kind in ("unanswerable", "foreign"):
         own = [row["kind"] == kind for row in rows]
