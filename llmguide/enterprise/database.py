@@ -21,7 +21,8 @@ PATIENCE = 20.0  # seconds that a writer waits for its turn
 
 def _prepare_sqlite(connection, _) -> None:
     "What each connection to SQLite needs."
-    for line in ("journal_mode=WAL", f"busy_timeout={int(PATIENCE * 1000)}", "foreign_keys=ON"): connection.execute(f"PRAGMA {line}")
+    lines = ("journal_mode=WAL", f"busy_timeout={int(PATIENCE * 1000)}", "foreign_keys=ON", "secure_delete=ON")
+    for line in lines: connection.execute(f"PRAGMA {line}")
 
 
 def _sqlite(url: URL) -> Engine:
