@@ -49,7 +49,7 @@ def kb_add(
     sync: Annotated[bool, typer.Option("--sync", help="Delete documents whose files are gone from these folders.")] = False,
     as_json: AsJson = False,
 ):
-    "Add files, replace changed ones, leave unchanged ones alone; exit code 1 when one can't be read."
+    "Add files, replace changed ones, leave unchanged ones alone; exit code 1 when a named file, or everything, can't be read."
     names = None if readers is None else [name.strip() for name in readers.split(",") if name.strip()]
     if names == []: raise ValueError("--readers names nobody: give names with commas between them, or leave it out")
     with redirect_stdout(sys.stderr):
@@ -62,7 +62,7 @@ def kb_add(
     columns = ("added", "changed", "unchanged", "unread", "gone")
     show(asdict(done), as_json, (*columns, "passages", "seconds"),
          [(*(len(getattr(done, name)) for name in columns), f"{done.chunks:,}", f"{done.seconds:.1f}")])
-    if done.unread: raise typer.Exit(1)
+    if done.unread.keys() & {*paths} or done.unread and not (done.added or done.changed or done.unchanged): raise typer.Exit(1)
 
 # %% ../nbs/0_foundations/07_5_knowledge.ipynb #c10
 def _print_answer(found: dict) -> None:
@@ -89,13 +89,15 @@ def kb_ask(
     group: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A group of the user; may be given again.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="A chat model that words the answer; default: quotations.")] = None,
     passages: Annotated[int, typer.Option(min=1, max=50, help="Most passages that the answer may rest on.")] = 3,
+    glossary: Annotated[str | None, typer.Option(metavar="FILE", help="Names that mean the same, as in data/glossary.csv.")] = None,
     as_json: AsJson = False,
 ):
     "Answer a question from the documents, with sources, or say that they don't know."
     names = {name for name in [user, *(group or [])] if name}
     with redirect_stdout(sys.stderr):
         if model: from llmguide.chat import connect
-        with _open(store, chat=connect(model) if model else None) as base: found = base.query(question, passages, names or None)
+        with _open(store, chat=connect(model) if model else None, glossary=glossary) as base:
+            found = base.query(question, passages, names or None)
     if as_json: show(found, True, (), [])
     else: _print_answer(found)
 

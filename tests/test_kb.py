@@ -476,8 +476,9 @@ def run(folder, monkeypatch, capsys):
 def test_add_list_delete(run):
     write("book/broken.md", b"")
     code, out, errors = run("add", "book", "--json")
-    assert code == 1 and [line for line in errors if line.startswith("llmguide: book/broken.md: ")]
+    assert code == 0 and [line for line in errors if line.startswith("llmguide: book/broken.md: ")]
     assert json.loads(out)["added"] == sorted(PAGES)
+    assert run("add", "book/broken.md", "book")[0] == 1  # named itself
     code, out, _ = run("list", "--json")
     rows = json.loads(out)
     assert code == 0 and {*rows[0]} == {"source", "chunks", "status", "reason", "readers"} and len(rows) == 4
@@ -485,6 +486,22 @@ def test_add_list_delete(run):
     code, _, errors = run("delete", "book/travel.md")
     assert code == 1 and errors == ["llmguide: there is no book/travel.md in knowledge_base: llmguide kb list shows what there is"]
     assert run("check")[:2] == (0, "all is well: 3 documents, every passage was read\n")
+
+
+def test_nothing_that_can_be_read_is_a_failure(run):
+    write("bad/broken.pdf", b"")
+    code, _, errors = run("add", "bad")
+    assert code == 1 and "bad/broken.pdf" in errors[-1]
+
+
+def test_a_glossary_widens_the_search(run, kb):
+    write("names.csv", "names\ntravel|journeys\n")
+    write("bad.csv", "english\ntravel\n")
+    kb.add("book")
+    with EnterpriseKnowledgeBase(store="store", encoder=Counting(), glossary="names.csv") as base:
+        assert base.retrieve("Which journeys?", 1)[0].chunk.source == "book/travel.md"
+    assert run("ask", "Which journeys?", "--store", "store", "--glossary", "bad.csv")[2] == [
+        "llmguide: bad.csv: row 1 has 1 name: it needs two or more, divided by |"]
 
 
 def test_the_query_is_json(run, monkeypatch):

@@ -18,6 +18,7 @@ from fastcore.basics import patch
 
 from .answer import complete_question
 from .encoder import open_encoder
+from .glossary import load_glossary
 from .files import AddReport, find_files, gone_files, plan
 from .ingest import ingest, remove
 from .ledger import Ledger, ledger_folder, only_writer, settle
@@ -52,12 +53,14 @@ class EnterpriseKnowledgeBase:
         store: str | Path | None = None,  # folder or address, see open_store; None: for this object's life only
         encoder=None,  # None: the one that made the store; for a new one MiniLM in eight bits
         chat: Callable | None = None,  # see connect; None: answers are quotations
+        glossary: str | Path | None = None,  # file of names that mean the same, see load_glossary; None: none
         create: bool = True,  # False: raise FileNotFoundError where no store is
         report: Callable | None = None,  # called with lines of progress while data_dir is added
     ):
         self._scratch = tempfile.TemporaryDirectory() if store is None else None
         self.where = self._scratch.name if store is None else store
         self.folder, self.chat, self._encoder = ledger_folder(self.where), chat, encoder
+        self.glossary = glossary and load_glossary(glossary)
         self._lock, self._book = threading.RLock(), None
         self.store = self._open(create)
         self._settle_if_free()
@@ -226,7 +229,8 @@ def retrieve(
     history: Iterable[str] = (),  # earlier questions, the oldest first
 ) -> list[Hit]:
     "The passages that fit a question best, of those the user may read; raises ValueError for an empty or huge one."
-    return retrieve_from(self.store, self.encoder, _complete(question, history), top_k, _principal(user))
+    asked = _complete(question, history)
+    return retrieve_from(self.store, self.encoder, asked, top_k, _principal(user), glossary=self.glossary)
 
 # %% ../../nbs/4_enterprise/04_knowledge_base.ipynb #c28
 @patch
