@@ -1,0 +1,95 @@
+// Administration: health, keys (shown once), feedback to approve, the end of the audit log.
+import { $, make, sure } from "./dom.js";
+import { call, listOf } from "./api.js";
+import { tried } from "./page.js";
+
+const ROLES = { reader: "reader", editor: "editor", agent: "agent", admin: "admin_role" };
+
+export async function openAdmin() {
+  $("new-key").replaceChildren();
+  await Promise.all([tried(health), tried(keys), tried(feedback), tried(audit)]);
+}
+
+async function health() {
+  const found = await call("GET", "/health").catch((problem) => { if (problem.status === 503) return { status: "degraded" }; throw problem; });
+  const parts = Object.entries(found.parts ?? {}).map(([name, state]) => tile({ text: name }, stateWords(state?.status ?? state, state?.reason ?? state?.detail)));
+  $("health").replaceChildren(tile({ t: "status" }, stateWords(found.status)), tile({ t: "model" }, found.model), tile({ t: "documents" }, found.documents), tile({ t: "version" }, found.version), ...parts);
+}
+
+function tile(name, value) {
+  return make("div", {}, make("dt", name), make("dd", {}, value instanceof Node ? value : String(value ?? "–")));
+}
+
+function stateWords(state, reason) {
+  const known = state === true ? "ok" : state === false ? "degraded" : ["ok", "degraded"].includes(state) ? state : null;
+  const words = make("span", {}, make("span", known ? { class: known === "ok" ? "tag good" : "tag bad", t: known } : { text: String(state ?? "–") }));
+  if (reason) words.append(" ", reason);
+  return words;
+}
+
+// ---- keys
+
+async function keys() {
+  const found = await call("GET", "/api/keys");
+  $("key-list").replaceChildren(...listOf(found, "keys").map(keyRow));
+}
+
+function keyRow(each) {
+  const detail = [each.id, (each.roles ?? []).join(", "), (each.groups ?? []).join(", ")].filter(Boolean).join(" · ");
+  const until = each.expires ? [" · ", make("span", { t: "expires" }), " ", make("span", { time: each.expires })] : [];
+  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.user }), make("div", { class: "quiet" }, detail, ...until));
+  if (each.revoked) return make("li", {}, what, make("span", { class: "tag bad", t: "revoked" }));
+  return make("li", {}, what, make("div", { class: "actions" }, make("button", { type: "button", t: "revoke", onclick: () => revoke(each) })));
+}
+
+async function revoke(each) {
+  if (!(await sure("revoke_sure", "revoke", { name: each.user }))) return;
+  await tried(() => call("DELETE", `/api/keys/${encodeURIComponent(each.id)}`));
+  await tried(keys);
+  $("keys-title").scrollIntoView();
+}
+
+async function create(event) {
+  event.preventDefault();
+  const body = { user: $("key-user").value.trim(), roles: [$("key-roles").value], groups: $("key-groups").value.split(/[,，、]/).map((name) => name.trim()).filter(Boolean), days: Number($("key-days").value) };
+  await tried(async () => {
+    const made = await call("POST", "/api/keys", body);
+    $("new-key").replaceChildren(make("strong", { t: "key_once" }), make("code", { tabindex: 0, text: made.key }));
+    $("create-key").reset();
+    await keys();
+  });
+}
+
+export function startAdmin() {
+  $("key-roles").append(...Object.entries(ROLES).map(([value, words]) => make("option", { value, t: words })));
+  $("create-key").addEventListener("submit", create);
+}
+
+// ---- feedback and audit
+
+async function feedback() {
+  const found = await call("GET", "/api/feedback");
+  const rows = listOf(found, "feedback");
+  $("feedback-list").replaceChildren(...(rows.length ? rows.map(feedbackRow) : [make("li", { class: "quiet", t: "no_feedback" })]));
+}
+
+function feedbackRow(each) {
+  const up = each.rating === "up";
+  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.question ?? each.message_id }), make("div", { class: "quiet", text: each.answer ?? each.response ?? "" }),
+    each.comment ? make("div", { text: each.comment }) : null, each.correct ? make("div", { t: "correct_was", values: { text: each.correct } }) : null);
+  const approve = make("button", { type: "button", t: "approve", onclick: async () => { if (await tried(() => call("POST", `/api/feedback/${encodeURIComponent(each.id)}/approve`))) await tried(feedback); } });
+  return make("li", {}, what, make("span", { class: up ? "tag good" : "tag bad", t: up ? "helpful" : "not_helpful" }),
+    each.approved_by ? make("span", { class: "tag good", t: "approved" }) : make("div", { class: "actions" }, approve));
+}
+
+async function audit() {
+  const found = await call("GET", "/api/audit");
+  const events = listOf(found, "events").slice(-200).reverse();
+  $("audit-list").replaceChildren(...(events.length ? events.map(auditLine) : [make("li", { t: "no_audit" })]));
+}
+
+function auditLine(event) {
+  const { time, hash, previous, ...rest } = event;
+  const words = Object.entries(rest).filter(([, value]) => value !== null && value !== "").map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`);
+  return make("li", {}, make("span", { time }), `  ${words.join("  ")}`);
+}

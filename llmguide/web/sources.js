@@ -1,0 +1,71 @@
+// The places an answer rests on, and the panel that opens a document at the quoted passage.
+import { $, make } from "./dom.js";
+import { call } from "./api.js";
+import { t } from "./words.js";
+
+const phone = matchMedia("(max-width: 50rem)");
+let opener = null; // where the keyboard goes back to when the panel closes
+
+const baseName = (source) => String(source).split(/[\\/]/).pop() || String(source);
+
+function place(page, headings) { // "page 3 · Travel › Flights"
+  const parts = [];
+  if (page) parts.push(make("span", { t: "page", values: { page } }));
+  if (headings?.length) parts.push(make("span", { text: headings.join(" › ") }));
+  return parts.flatMap((part, index) => (index ? [" · ", part] : [part]));
+}
+
+export function placeList(title, sources, openable = true) {
+  const items = sources.map((source, index) => make("li", {}, placeCard(source, index + 1, openable)));
+  return make("div", { class: "places" }, make("h3", { t: title }), make("ol", {}, ...items));
+}
+
+function placeCard(source, number, openable) {
+  const name = baseName(source.source);
+  const where = place(source.page, source.headings);
+  const words = [make("span", { class: "number", text: String(number) }), make("span", { class: "name", text: name, title: source.source }),
+    make("span", { class: "where" }, ...(where.length ? where : [String(source.quote ?? "").slice(0, 120)]))];
+  if (!openable || !Number.isInteger(source.start)) return make("div", { class: "place" }, ...words);
+  return make("button", { type: "button", class: "place", onclick: (event) => openPassage(source, event.currentTarget) }, ...words);
+}
+
+export async function openPassage(source, from) {
+  opener = from;
+  $("panel-title").textContent = baseName(source.source);
+  $("panel-place").replaceChildren(...place(source.page, source.headings));
+  $("panel-text").replaceChildren("…");
+  if (!$("panel").open) { if (phone.matches) $("panel").showModal(); else $("panel").show(); }
+  $("panel-title").focus();
+  const query = new URLSearchParams({ source: source.source, start: source.start, end: source.end });
+  await call("GET", `/api/passage?${query}`).then(showPassage, (problem) => showMissing(problem, source));
+}
+
+function showPassage(passage) {
+  const mark = make("mark", { text: passage.text });
+  $("panel-place").replaceChildren(...place(passage.page, passage.headings));
+  $("panel-text").replaceChildren(passage.before ?? "", mark, passage.after ?? "");
+  mark.scrollIntoView({ block: "center" });
+}
+
+function showMissing(problem, source) { // the quotation is known even where the document is gone
+  const reason = make("p", { class: "problem", t: problem.status === 404 ? "passage_gone" : problem.kind });
+  $("panel-text").replaceChildren(reason, ...(source.quote && problem.status !== 404 ? [make("mark", { text: source.quote })] : []));
+}
+
+export function closePanel() {
+  if ($("panel").open) $("panel").close();
+  goBack();
+}
+
+function goBack() {
+  if (opener?.isConnected) opener.focus();
+  opener = null;
+}
+
+export function startPanel() {
+  $("panel-close").addEventListener("click", closePanel);
+  $("panel").addEventListener("close", goBack);
+  phone.addEventListener("change", closePanel);
+}
+
+export const placeWords = (source) => [baseName(source.source), source.page && t("page", { page: source.page })].filter(Boolean).join(", ");
