@@ -85,7 +85,7 @@ def _convert(source: Path, draft: Path) -> None:
             "sha256": {name: file_hash(draft / name) for name in PARTS}}
     write_atomically(draft / "card.json", json.dumps(card, indent=1))
 
-
+# %% ../../nbs/4_enterprise/02_0_encoder.ipynb #c14a
 def converted(
     source: Path,  # folder of an encoder for sentence-transformers
 ) -> Path:

@@ -93,7 +93,7 @@ def make_window(
     tokens = [begin, *asked.ids, stop, *part.ids, stop]
     return Window(tokens, kinds, len(asked.ids) + 2, [(start + a, start + b) for a, b in part.offsets])
 
-
+# %% ../../nbs/4_enterprise/03_0_reader.ipynb #c10a
 def load_tokenizer(
     model: str = "all-minilm-l6-v2",  # catalog name or folder of a BERT model
 ):

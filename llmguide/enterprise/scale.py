@@ -71,7 +71,7 @@ def made_up_passages(
                                  readers=readers_of(document), metadata=fields))
     return chunks, made_up_vectors(block, size)
 
-
+# %% ../../nbs/4_enterprise/02_scale.ipynb #c07a
 def made_up_questions(
     count: int,
     words: list[str],  # of `made_up_words`

@@ -199,7 +199,7 @@ def _card(model: str, method: Method, template: Template, learned, run) -> dict:
             "training": {"steps": run.steps, "seconds": round(run.seconds, 1), "tokens": run.tokens, "losses": run.losses},
             "versions": versions(), "date": datetime.date.today().isoformat()}
 
-
+# %% ../../nbs/1_finetuning/06_predict.ipynb #c17a
 def _finish(adapted, tokenizer, card: dict, validation: list[dict], output: Path, checkpoints: Path) -> Artifact:
     "Save the trained model beside its place, measure it, put it there with its card, and clear the checkpoints away."
     cut = gather(adapted)

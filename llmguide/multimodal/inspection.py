@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..console import say
 from ..intervals import Interval
@@ -166,76 +167,90 @@ class QualityInspector:
     ):
         self.networks, self.kinds, self.calibration, self.threshold, self.judged = networks, kinds, calibration, threshold, list(judged)
 
-    @classmethod
-    def train(
-        cls,
-        folder: Path | str,  # pictures and labels.csv: file, label (good or defect), defect_type, mask, tile_group
-        false_alarms: float = 0.021,  # wanted share of good parts that are taken for bad; the articles' figure
-        steps: int = STEPS,
-        seed: int | None = None,  # None: the setting's
-        report: Callable = say,  # called with a line of progress
-    ) -> "QualityInspector":
-        "Train on a folder, or go on with an interrupted training; raises ValueError or FileNotFoundError with what to mend."
-        tiles, seed = read_tiles(folder), get_settings().seed if seed is None else seed
-        check_enough(tiles)
-        kinds = sorted({tile.defect_type for tile in tiles} - {""})
-        networks, judged = _cross_validated(tiles, kinds, steps, seed, report)
-        return cls(networks, kinds, *_fitted(judged, false_alarms, report), judged)
+# %% ../../nbs/3_multimodal/05_inspection.ipynb #c18a
+@patch(cls_method=True)
+def train(
+    cls: QualityInspector,
+    folder: Path | str,  # pictures and labels.csv: file, label (good or defect), defect_type, mask, tile_group
+    false_alarms: float = 0.021,  # wanted share of good parts that are taken for bad; the articles' figure
+    steps: int = STEPS,
+    seed: int | None = None,  # None: the setting's
+    report: Callable = say,  # called with a line of progress
+) -> QualityInspector:
+    "Train on a folder, or go on with an interrupted training; raises ValueError or FileNotFoundError with what to mend."
+    tiles, seed = read_tiles(folder), get_settings().seed if seed is None else seed
+    check_enough(tiles)
+    kinds = sorted({tile.defect_type for tile in tiles} - {""})
+    networks, judged = _cross_validated(tiles, kinds, steps, seed, report)
+    return cls(networks, kinds, *_fitted(judged, false_alarms, report), judged)
 
-    def logits(
-        self,
-        small: np.ndarray,  # (height, width) grey values, of `shrink`
-    ) -> np.ndarray:
-        "(networks, 1 + kinds, height / 8, width / 8) the networks' maps."
-        return np.stack([defect_maps(network, small) for network in self.networks])
+# %% ../../nbs/3_multimodal/05_inspection.ipynb #c18b
+@patch
+def logits(
+    self: QualityInspector,
+    small: np.ndarray,  # (height, width) grey values, of `shrink`
+) -> np.ndarray:
+    "(networks, 1 + kinds, height / 8, width / 8) the networks' maps."
+    return np.stack([defect_maps(network, small) for network in self.networks])
 
-    def detect_defect(
-        self,
-        image,  # path, bytes or PIL image
-    ) -> dict:
-        "caption, defect_prob, is_defect, defect_type, heat_map (height, width); raises ValueError for what is no picture."
-        grey = read_grey(image)
-        logits = self.logits(shrink(grey))
-        score, mean = float(np.mean([map_score(each) for each in logits])), logits.mean(0)
-        heat, found = enlarge(1 / (1 + np.exp(-mean[0])), grey.shape), score > self.threshold.value
-        probability, kind = float(self.calibration.probability(score)), self.kinds[int(_kind_scores(mean).argmax())] if found else ""
-        return {"caption": caption(kind, heat, probability), "defect_prob": probability, "is_defect": found,
-                "defect_type": kind, "heat_map": heat}
 
-    def figures(self) -> dict:
-        "Pictures, parts, and how well unseen parts were judged: AUROC, false alarms and recall as Intervals."
-        bad, scores, groups = zip(*((bool(each["kind"]), each["score"], each["group"]) for each in self.judged))
-        return {"pictures": len(bad), "parts": len(set(groups)), "auroc": tile_interval(groups, bad, scores),
-                "false_alarms": self.threshold.false_alarms, "recall": self.threshold.recall}
+@patch
+def detect_defect(
+    self: QualityInspector,
+    image,  # path, bytes or PIL image
+) -> dict:
+    "caption, defect_prob, is_defect, defect_type, heat_map (height, width); raises ValueError for what is no picture."
+    grey = read_grey(image)
+    logits = self.logits(shrink(grey))
+    score, mean = float(np.mean([map_score(each) for each in logits])), logits.mean(0)
+    heat, found = enlarge(1 / (1 + np.exp(-mean[0])), grey.shape), score > self.threshold.value
+    probability, kind = float(self.calibration.probability(score)), self.kinds[int(_kind_scores(mean).argmax())] if found else ""
+    return {"caption": caption(kind, heat, probability), "defect_prob": probability, "is_defect": found,
+            "defect_type": kind, "heat_map": heat}
 
-    def drift_alarm(self) -> DriftAlarm:
-        "An alarm for scores that no longer look like those of the training pictures."
-        return DriftAlarm([each["score"] for each in self.judged])
+# %% ../../nbs/3_multimodal/05_inspection.ipynb #c18d
+@patch
+def figures(self: QualityInspector) -> dict:
+    "Pictures, parts, and how well unseen parts were judged: AUROC, false alarms and recall as Intervals."
+    bad, scores, groups = zip(*((bool(each["kind"]), each["score"], each["group"]) for each in self.judged))
+    return {"pictures": len(bad), "parts": len(set(groups)), "auroc": tile_interval(groups, bad, scores),
+            "false_alarms": self.threshold.false_alarms, "recall": self.threshold.recall}
 
-    def card(self) -> str:
-        "All but the networks, as JSON."
-        return json.dumps({"format": FORMAT, "kinds": self.kinds, "calibration": self.calibration, "threshold": self.threshold,
-                           "judged": self.judged}, ensure_ascii=False)
 
-    def save(
-        self,
-        path: Path | str,  # a file, or a folder that gets inspector.safetensors
-    ) -> Path:
-        "Write all of it as one safetensors file, whole or not at all; returns its path."
-        tensors = {f"{number}.{name}": tensor for number, network in enumerate(self.networks) for name, tensor in _tensors(network).items()}
-        data = require("safetensors.torch", "multimodal").save(tensors, {"inspector": self.card()})
-        return write_atomically(_file(path), data)
+@patch
+def drift_alarm(self: QualityInspector) -> DriftAlarm:
+    "An alarm for scores that no longer look like those of the training pictures."
+    return DriftAlarm([each["score"] for each in self.judged])
 
-    @classmethod
-    def load(
-        cls,
-        path: Path | str | None = None,  # of `save`; None: what `llmguide build inspection` made
-    ) -> "QualityInspector":
-        "Read an inspector; raises FileNotFoundError when there is none, ValueError when the file is damaged or something else."
-        file = _file(path or inspector_file())
-        if file.is_file(): return cls(**_read(file))
-        way = "QualityInspector.train(folder).save(path) makes one" if path else "run  llmguide build inspection"
-        raise FileNotFoundError(f"there is no inspector {file}: {way}")
+
+@patch
+def card(self: QualityInspector) -> str:
+    "All but the networks, as JSON."
+    return json.dumps({"format": FORMAT, "kinds": self.kinds, "calibration": self.calibration, "threshold": self.threshold,
+                       "judged": self.judged}, ensure_ascii=False)
+
+# %% ../../nbs/3_multimodal/05_inspection.ipynb #c18e
+@patch
+def save(
+    self: QualityInspector,
+    path: Path | str,  # a file, or a folder that gets inspector.safetensors
+) -> Path:
+    "Write all of it as one safetensors file, whole or not at all; returns its path."
+    tensors = {f"{number}.{name}": tensor for number, network in enumerate(self.networks) for name, tensor in _tensors(network).items()}
+    data = require("safetensors.torch", "multimodal").save(tensors, {"inspector": self.card()})
+    return write_atomically(_file(path), data)
+
+
+@patch(cls_method=True)
+def load(
+    cls: QualityInspector,
+    path: Path | str | None = None,  # of `save`; None: what `llmguide build inspection` made
+) -> QualityInspector:
+    "Read an inspector; raises FileNotFoundError when there is none, ValueError when the file is damaged or something else."
+    file = _file(path or inspector_file())
+    if file.is_file(): return cls(**_read(file))
+    way = "QualityInspector.train(folder).save(path) makes one" if path else "run  llmguide build inspection"
+    raise FileNotFoundError(f"there is no inspector {file}: {way}")
 
 # %% ../../nbs/3_multimodal/05_inspection.ipynb #c19
 def build_inspection(
