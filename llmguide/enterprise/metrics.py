@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'PARTS', 'OUTCOMES', 'registry', 'requests', 'request_seconds', 'first_token_seconds', 'step_seconds',
            'answers', 'tokens', 'cache_lookups', 'guard_blocks', 'errors', 'in_flight', 'queue_length', 'queue_limit',
-           'drift', 'audit_broken', 'QUIET', 'step', 'Watch', 'own_metrics_folder', 'worker_gone', 'exposition']
+           'drift', 'audit_broken', 'QUIET', 'METHODS', 'step', 'Watch', 'own_metrics_folder', 'worker_gone',
+           'exposition']
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c02
 import asyncio
@@ -69,6 +70,7 @@ def step(
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c17
 QUIET = ("/metrics", "/health")  # asked every few seconds: counted, not logged
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
 
 class Watch:
@@ -101,14 +103,15 @@ class Watch:
 
 def _note(scope: dict, status: int, seconds: float, problem: BaseException | None, current):
     route = getattr(scope.get("route"), "path", "unknown")
-    requests.labels(route, scope["method"], status).inc()
+    method = scope["method"] if scope["method"] in METHODS else "OTHER"
+    requests.labels(route, method, status).inc()
     request_seconds.labels(route).observe(seconds)
     current.set_attributes({"route": route, "status": status})
     if status >= 500: errors.labels("service").inc()
     if route in QUIET: return
     found = {"problem": type(problem).__name__, "place": problem_place(problem)} if problem else {}
     log = get_log().error if status >= 500 else get_log().info
-    log("request", route=route, method=scope["method"], status=status, seconds=round(seconds, 4), **found)
+    log("request", route=route, method=method, status=status, seconds=round(seconds, 4), **found)
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c20
 def own_metrics_folder() -> Path:
