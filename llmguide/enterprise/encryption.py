@@ -64,7 +64,7 @@ def _from_text(text: str, where: str) -> KeyRing:
     "The ring of a text: keys in base64, between them commas or white space."
     try: return KeyRing([base64.b64decode(part, altchars=b"-_", validate=True) for part in text.replace(",", " ").split()])
     except (ValueError, binascii.Error) as problem:
-        raise ValueError(f"{where} holds no good keys ({problem}): a key is 32 bytes in base64, KeyRing.generate().text() shows one") from None
+        raise ValueError(f"{where} holds no good keys ({problem}): a key is 32 bytes in base64, see KeyRing.generate().text()") from None
 
 
 @lru_cache(maxsize=8)
@@ -72,7 +72,7 @@ def _from_setting(value: str) -> KeyRing:
     if not any(sign in value for sign in "/\\"): return _from_text(value, "LLMGUIDE_SECRET_KEYS")
     try: text = Path(value).expanduser().read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as problem:
-        raise ValueError(f"LLMGUIDE_SECRET_KEYS names the file {value}, which can't be read ({problem}): write one with KeyRing.save") from None
+        raise ValueError(f"LLMGUIDE_SECRET_KEYS: the file {value} can't be read ({problem}): write one with KeyRing.save") from None
     return _from_text(text, value)
 
 
