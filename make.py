@@ -31,7 +31,7 @@ def main(arguments):
     try:
         if name not in ("help", "clean"):
             prepare()
-        if name in ("install", "run", "test", "lab", "evidence", "soak"):
+        if name in ("install", "run", "test", "lab", "serve", "evidence", "soak"):
             fetch_models(again=name == "install")
         return TARGETS[name](*rest) or 0
     except subprocess.CalledProcessError as problem:
@@ -81,6 +81,11 @@ def test(*arguments):
 def lab(*arguments):
     """open the notebooks in JupyterLab"""
     return call(PYTHON, "-m", "jupyter", "lab", "nbs", *arguments, check=False)
+
+
+def serve(*arguments):
+    """open the assistant with its chat page at http://127.0.0.1:8000"""
+    return call(PROGRAMS / "llmguide", "serve", *arguments, check=False)
 
 
 def evidence(*arguments):
@@ -268,7 +273,7 @@ def shown(output):
 
 TARGETS = {"help": show_help} | {
     target.__name__: target
-    for target in (install, run, test, lab, evidence, soak, report, export, lint, clean)
+    for target in (install, run, test, lab, serve, evidence, soak, report, export, lint, clean)
 }
 
 if __name__ == "__main__":

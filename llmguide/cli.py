@@ -25,6 +25,7 @@ from . import __version__
 from .commands import finetune, inspect, predict, prompt_test
 from .console import EXPECTED, AsJson, console, error_line, say, show
 from .knowledge import kb
+from .serving import keys, serve
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c09
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -175,10 +176,11 @@ def build(name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BUILDS)}
     print(path)
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c28
-for command in (finetune, predict): app.command()(command)
+for command in (finetune, predict, serve): app.command()(command)
 app.command("prompt-test")(prompt_test)
 app.add_typer(inspect, name="inspect")
 app.add_typer(kb, name="kb")
+app.add_typer(keys, name="keys")
 
 # %% ../nbs/0_foundations/07_cli.ipynb #c32
 if __name__ == "__main__" and __package__: sys.exit(main())

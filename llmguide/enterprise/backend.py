@@ -114,11 +114,13 @@ class AnswerEngine:
         self.line = Line(settings.at_work, settings.waiting, settings.seconds)
         self.handbooks = settings.handbooks or (sample_handbooks() if settings.store is None else None)
         folders = [settings.service_dir / "documents", *([self.handbooks] if self.handbooks else [])]
-        self.names = Names(*folders)
+        self.names, self.started, self._starting = Names(*folders), False, asyncio.Lock()
 
     async def start(self, report: Callable = lambda line: None) -> None:
-        "Open the knowledge base and the models, and bring the handbooks up to date."
-        await asyncio.to_thread(self._open, report)
+        "Open the knowledge base and the models, and bring the handbooks up to date; does nothing twice."
+        async with self._starting:
+            if not self.started: await asyncio.to_thread(self._open, report)
+            self.started = True
 
     def _open(self, report: Callable) -> None:
         from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
@@ -240,7 +242,7 @@ def _chunks(self: AnswerEngine, name: str, readers: list[str] | None) -> list:
 def _passage(self: AnswerEngine, source: str, start: int, end: int, readers: list[str] | None) -> dict:
     chunks = self._chunks(source, readers)
     place = next((n for n, chunk in enumerate(chunks) if chunk.start <= start and end <= chunk.end), None)
-    if place is None: raise ServiceError(404, "there is no such passage among those you may read", "ask again: the document may have changed")
+    if place is None: raise ServiceError(404, "there is no such passage among those you may read", "ask again: it may have changed")
     chunk = chunks[place]
     near = lambda n: chunks[n].text if 0 <= n < len(chunks) else ""  # noqa: E731
     return {"source": source, "text": chunk.text, "before": near(place - 1), "after": near(place + 1),

@@ -6,7 +6,6 @@
 __all__ = ['LOOPBACK', 'ServiceSettings', 'is_local', 'get_service_settings']
 
 # %% ../../nbs/4_enterprise/09_0_0_configuration.ipynb #c02
-import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, field_validator

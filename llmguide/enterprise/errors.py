@@ -59,9 +59,9 @@ def as_service_error(
     "An exception of our own modules as an error for the caller; unknown ones say nothing of what they know."
     if isinstance(problem, ServiceError): return problem
     if isinstance(problem, ValueError): return ServiceError(422, _one_line(problem), "change the request as the message says")
-    if isinstance(problem, TimeoutError): return ServiceError(504, "the answer took too long", "ask something shorter, or try again later")
-    if isinstance(problem, ConnectionError): return ServiceError(502, "the model can't be reached", "try again; if it stays so, tell whoever runs the service")
-    return ServiceError(500, "something broke inside the service", "try again; if it stays so, report the request id to whoever runs it")
+    if isinstance(problem, TimeoutError): return ServiceError(504, "the answer took too long", "ask something shorter, or try later")
+    if isinstance(problem, ConnectionError): return ServiceError(502, "the model can't be reached", "try again, or tell whoever runs it")
+    return ServiceError(500, "something broke inside the service", "try again; if that doesn't help, report the request id")
 
 
 def _one_line(problem: Exception) -> str:
