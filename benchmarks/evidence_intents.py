@@ -1,6 +1,8 @@
 """Intents by rules, letters, vectors, both, and a fine-tuned encoder on CLINC150 and BANKING77; run by `llmguide evidence intents`.
 
-CLINC150: train and oos_train for training, val for the threshold, oos_val is only looked at, test and oos_test for the report.
+What is done is kept in the cache folder under evidence/intents: remove it to measure again.
+
+CLINC150: train and oos_train for training, val for the threshold, test and oos_test for the report.
 BANKING77: a tenth of train for the threshold; out of scope are CLINC150's own out-of-scope questions, which are easy to tell.
 """
 
@@ -17,10 +19,11 @@ from llmguide.enterprise.encoder import open_encoder
 from llmguide.enterprise.intents import OUT_OF_SCOPE, IntentModel, desk_scores, rule_intent
 from llmguide.evidence import bootstrap_interval, record_curve, wilson_interval
 from llmguide.load import read_table, split_rows
-from llmguide.settings import get_settings
+from llmguide.settings import get_settings, write_atomically
 from llmguide.stories import project_folder
 
-METHODS, POINTS, EPOCHS = ("names", "words", "meaning", "both", "tuned"), 30, 3
+CACHE = get_settings().cache_dir / "evidence" / "intents"
+METHODS, POINTS, EPOCHS = ("names", "words", "meaning", "both", "tuned"), 30, 2
 
 
 class ByName:
@@ -64,6 +67,13 @@ def answers(model, rows):
     return np.array(names), np.asarray(sure)
 
 
+def kept(data, method, *given):
+    """What `measured` finds, kept so that a run that was cut goes on where it was."""
+    file = CACHE / f"{data}-{method}.json"
+    if not file.exists(): write_atomically(file, json.dumps(measured(data, method, *given)))
+    return json.loads(file.read_text())
+
+
 def measured(data, method, train, validation, test, outside):
     """One method on one data set: figures at its threshold, the curve, and what is confused most."""
     options = {"epochs": EPOCHS} if method == "tuned" else {}
@@ -73,14 +83,14 @@ def measured(data, method, train, validation, test, outside):
     names, sure = answers(model, test)
     asked = time.perf_counter() - start
     refused, wanted = answers(model, outside)[1], np.array([row["label"] for row in test])
-    good, kept, about = names == wanted, sure >= model.threshold, {"set": data, "method": method}
-    accuracy, recall = bootstrap_interval(good & kept), wilson_interval(int((refused < model.threshold).sum()), len(refused))
+    good, sent, about = names == wanted, sure >= model.threshold, {"set": data, "method": method}
+    accuracy, recall = bootstrap_interval(good & sent), wilson_interval(int((refused < model.threshold).sum()), len(refused))
     figures = {"threshold": model.threshold, "always_answered": float(good.mean()), "rows": len(test), "outside": len(refused),
                "seconds_training": round(trained, 1), "milliseconds": round(1000 * asked / len(test), 2)}
     print(data, method, f"in scope {accuracy:.3f}, out of scope {recall:.3f}", figures, file=sys.stderr, flush=True)
     rows = [{**about, "kind": "figures", "measure": "accuracy", **accuracy._asdict(), **figures},
             {**about, "kind": "figures", "measure": "recall", **recall._asdict(), **figures}]
-    return rows + curve(about, good, sure, refused) + confusions(about, names, wanted, kept)
+    return rows + curve(about, good, sure, refused) + confusions(about, names, wanted, sent)
 
 
 def curve(about, good, sure, refused):
@@ -90,9 +100,9 @@ def curve(about, good, sure, refused):
              "recall": float((refused < each).mean())} for each in limits]
 
 
-def confusions(about, names, wanted, kept, most=6):
+def confusions(about, names, wanted, sent, most=6):
     """The pairs that are taken for each other most often, refused rows left out."""
-    wrong = [tuple(pair) for pair in np.stack([wanted, names], 1)[kept & (names != wanted)]]
+    wrong = [tuple(pair) for pair in np.stack([wanted, names], 1)[sent & (names != wanted)]]
     counted = sorted({pair: wrong.count(pair) for pair in set(wrong)}.items(), key=lambda item: -item[1])[:most]
     return [{**about, "kind": "confusion", "wanted": str(a), "given": str(b), "rows": n} for (a, b), n in counted]
 
@@ -122,5 +132,5 @@ if __name__ == "__main__":
     clinc_parts = clinc()
     rows = desks()
     for data, given in (("CLINC150", clinc_parts), ("BANKING77", banking(clinc_parts[3]))):
-        for method in METHODS: rows += measured(data, method, *given)
+        for method in METHODS: rows += kept(data, method, *given)
     record_curve("enterprise_intents", rows, epochs=EPOCHS, refuse=0.03, encoder="all-minilm-l6-v2", seeds=[0])
