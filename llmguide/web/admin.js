@@ -1,12 +1,13 @@
 // Administration: health, keys (shown once), feedback to approve, the end of the audit log.
 import { $, make, sure } from "./dom.js";
 import { call, listOf } from "./api.js";
-import { tried } from "./page.js";
+import { here, tried } from "./page.js";
 
 const ROLES = { reader: "reader", editor: "editor", agent: "agent", admin: "admin_role" };
 
 export async function openAdmin() {
   $("new-key").replaceChildren();
+  firstKey();
   await Promise.all([tried(health), tried(keys), tried(feedback), tried(audit)]);
 }
 
@@ -28,6 +29,13 @@ function stateWords(state, reason) {
 }
 
 // ---- keys
+
+// While there is no key, the service is open to this computer; with the first one it closes, so that must be an administrator's.
+function firstKey() {
+  $("first-key").hidden = !here.open;
+  for (const option of $("key-roles").options) option.disabled = here.open && option.value !== "admin";
+  if (here.open) $("key-roles").value = "admin";
+}
 
 async function keys() {
   const found = await call("GET", "/api/keys");
@@ -54,8 +62,10 @@ async function create(event) {
   const body = { user: $("key-user").value.trim(), roles: [$("key-roles").value], groups: $("key-groups").value.split(/[,，、]/).map((name) => name.trim()).filter(Boolean), days: Number($("key-days").value) };
   await tried(async () => {
     const made = await call("POST", "/api/keys", body);
+    if (here.open) document.dispatchEvent(new CustomEvent("first-key", { detail: made.key })); // this tab goes on with it
     $("new-key").replaceChildren(make("strong", { t: "key_once" }), make("code", { tabindex: 0, text: made.key }));
     $("create-key").reset();
+    firstKey();
     await keys();
   });
 }

@@ -17,11 +17,15 @@ async function begin() {
   try { Object.assign(here, await call("GET", "/api/me")); }
   catch (problem) { if (problem.status !== 401) notice(problem, begin); return; }
   notice(null);
+  showUser();
+  await Promise.all([route(), listConversations(), countRequests()]);
+}
+
+function showUser() {
   $("user").textContent = here.open ? t("local_user") : here.user;
   $("user").title = here.user;
   $("sign-out").hidden = !key.get();
   document.querySelectorAll("[data-role]").forEach((element) => { element.hidden = !may(element.dataset.role); });
-  await Promise.all([route(), listConversations(), countRequests()]);
 }
 
 function askForKey() {
@@ -39,6 +43,12 @@ function signIn(event) {
   key.set($("key").value.trim());
   $("side").inert = false;
   begin();
+}
+
+async function goOnWith(made) { // the service was open, and isn't any more
+  key.set(made);
+  Object.assign(here, await call("GET", "/api/me"));
+  showUser();
 }
 
 function signOut() {
@@ -138,7 +148,7 @@ function languageButton() {
 function switchLanguage() {
   setLanguage(language() === "zh" ? "en" : "zh");
   languageButton();
-  if (here.open) $("user").textContent = t("local_user");
+  showUser();
 }
 
 function switchTheme() {
@@ -161,6 +171,7 @@ on("language", "click", switchLanguage);
 on("theme", "click", switchTheme);
 document.addEventListener("keydown", pageKey);
 document.addEventListener("key-needed", askForKey);
+document.addEventListener("first-key", (event) => goOnWith(event.detail));
 document.addEventListener("conversations-changed", listConversations);
 window.addEventListener("hashchange", route);
 window.addEventListener("offline", () => notice(new Problem("offline")));

@@ -6,7 +6,7 @@ import { placeList } from "./sources.js";
 import { t } from "./words.js";
 
 const now = { conversation: null, stop: null, state: "bot", poll: 0, shown: new Set() };
-const POLL = 3000; // milliseconds between two looks for a person's reply
+const POLL = 2000; // milliseconds between two looks for a person's reply
 
 export const current = () => now.conversation;
 export const answering = () => now.stop !== null;
@@ -179,7 +179,9 @@ function personButton(look) {
 
 async function askPerson() {
   const asked = await tried(() => call("POST", "/api/handoff", { conversation: now.conversation }));
-  if (asked) setState("waiting");
+  if (!asked) return;
+  now.state = "waiting";
+  await look();
 }
 
 function setState(state) {
@@ -191,13 +193,13 @@ function setState(state) {
   if (state !== "bot") now.poll = setTimeout(look, POLL);
 }
 
-// While a person has the conversation, their replies are fetched, and so is its end.
+// While a person has the conversation, what they say is fetched, and so is the end of it.
 async function look() {
   const id = now.conversation;
   const found = await call("GET", `/api/conversations/${encodeURIComponent(id)}`).catch(() => null);
   if (id !== now.conversation) return;
   const end = atEnd();
-  if (found) found.messages.filter((each) => byPerson(each) && !now.shown.has(each.id)).forEach((each) => { showMessage(each); announce(each.text); });
+  if (found) found.messages.filter((each) => each.role !== "user" && !now.shown.has(each.id)).forEach((each) => { showMessage(each); announce(each.text); });
   follow(end);
   setState(found?.state ?? now.state);
 }

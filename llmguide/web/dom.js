@@ -1,9 +1,9 @@
-// Making elements. Text from anywhere becomes text, never markup: this page has no innerHTML.
+// Making elements. Text from anywhere becomes text, never markup.
 import { show } from "./words.js";
 
 export const $ = (id) => document.getElementById(id);
 
-// make("button", {class: "link", t: "delete", values: {name}, label: "delete_named", onclick: f}, child, "text")
+// make("button", {class: "link", t: "delete", values: {name}, label: "delete_document", onclick: f}, child, "text")
 // t and label are keys of words.js, so that a change of language reaches the element; text is data.
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);

@@ -4,7 +4,7 @@ import { call, listOf } from "./api.js";
 import { here, may, tried } from "./page.js";
 import { placeList } from "./sources.js";
 
-const POLL = 4000; // milliseconds between two looks at the list
+const POLL = 2000; // milliseconds between two looks at the list
 const now = { open: null, timer: 0 };
 
 export async function openRequests() {
@@ -43,7 +43,7 @@ function requestRow(each) {
   const waits = each.state === "waiting";
   const state = waits ? make("span", { class: "tag bad", t: "state_waiting" }) : make("span", { class: "tag good", t: each.agent ? "taken_by" : "state_person", values: { name: each.agent } });
   const what = make("div", { class: "what" }, make("div", { class: "name", text: each.user ?? "" }),
-    make("div", { class: "quiet" }, make("span", { text: each.question ?? each.title ?? each.reason ?? "" }), " ", make("span", { time: each.since ?? each.time ?? each.created })));
+    make("div", { class: "quiet" }, make("span", { t: `reason_${each.reason ?? "asked"}` }), " · ", make("span", { time: each.time })));
   const act = waits ? make("button", { type: "button", class: "primary", t: "take", "data-request": each.conversation, onclick: () => take(each.conversation) })
     : !each.agent || each.agent === here.user ? make("button", { type: "button", t: "open_request", "data-request": each.conversation, onclick: () => openTalk(each.conversation) }) : null;
   return make("li", {}, what, state, make("div", { class: "actions" }, act));

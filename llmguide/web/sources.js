@@ -37,13 +37,15 @@ export async function openPassage(source, from) {
   if (!$("panel").open) { if (phone.matches) $("panel").showModal(); else $("panel").show(); }
   $("panel-title").focus();
   const query = new URLSearchParams({ source: source.source, start: source.start, end: source.end });
-  await call("GET", `/api/passage?${query}`).then(showPassage, (problem) => showMissing(problem, source));
+  await call("GET", `/api/passage?${query}`).then((passage) => showPassage(passage, source), (problem) => showMissing(problem, source));
 }
 
-function showPassage(passage) {
-  const mark = make("mark", { text: passage.text });
-  $("panel-place").replaceChildren(...place(passage.page, passage.headings));
-  $("panel-text").replaceChildren(passage.before ?? "", mark, passage.after ?? "");
+function showPassage({ text, before, after, page, headings }, { quote }) {
+  const quoted = quote && text.includes(quote) ? quote : text, at = text.indexOf(quoted);
+  const mark = make("mark", { text: quoted });
+  const near = (words) => (words ? make("div", { class: "near", text: words }) : null);
+  $("panel-place").replaceChildren(...place(page, headings));
+  $("panel-text").replaceChildren(...[near(before), make("div", {}, text.slice(0, at), mark, text.slice(at + quoted.length)), near(after)].filter(Boolean));
   mark.scrollIntoView({ block: "center" });
 }
 
