@@ -36,14 +36,18 @@ class _Sealer:
         return self.aead.decrypt(number.to_bytes(11, "big") + bytes([last]), sealed, self.bound)
 
 
-def _pieces(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes, bool]]:
-    "Number, bytes and whether it is the last, of each piece of a file; one empty piece for an empty file."
-    number, piece = 0, file.read(size)
-    while True:
-        following = file.read(size)
-        yield number, piece, not following
-        if not following: return
+def _read(file: BinaryIO, size: int) -> Iterator[bytes]:
+    "A file's bytes, some at a time."
+    return iter(lambda: file.read(size), b"")
+
+
+def _numbered(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes, bool]]:
+    "Number, bytes and whether it is the last, of each piece; one empty piece where there is none."
+    number, piece = 0, next(pieces, b"")
+    for following in pieces:
+        yield number, piece, False
         number, piece = number + 1, following
+    yield number, piece, True
 
 # %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c09
 @contextmanager
@@ -61,12 +65,12 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         draft.unlink(missing_ok=True)
 
 
-def _write_sealed(pieces: Iterable[tuple[int, bytes, bool]], path: Path, ring: KeyRing, context: str) -> None:
+def _write_sealed(pieces: Iterator[bytes], path: Path, ring: KeyRing, context: str) -> None:
     head = MARK + ring.newest + os.urandom(32)
     sealer = _Sealer(head, ring, context)
     with _replacing(path) as file:
         file.write(head)
-        for number, piece, last in pieces: file.write(sealer.seal(piece, number, last))
+        for number, piece, last in _numbered(pieces): file.write(sealer.seal(piece, number, last))
 
 
 def encrypt_file(
@@ -76,7 +80,7 @@ def encrypt_file(
     context: str = "",  # what it is, "model intents 3": it opens only with the same context
 ) -> None:
     "Encrypt a file of any size with the ring's newest key."
-    with open(source, "rb") as file: _write_sealed(_pieces(file, PIECE), Path(target), ring, context)
+    with open(source, "rb") as file: _write_sealed(_read(file, PIECE), Path(target), ring, context)
 
 # %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c10
 def _key_of(path: Path) -> bytes:
@@ -97,10 +101,10 @@ def decrypted_pieces(
     ring.key(key)
     with open(path, "rb") as file:
         sealer = _Sealer(file.read(_HEAD), ring, context)
-        for number, sealed, last in _pieces(file, PIECE + _TAG):
+        for number, sealed, last in _numbered(_read(file, PIECE + _TAG)):
             try: yield sealer.open(sealed, number, last)
             except invalid:
-                where = "it ends too early, or the last bytes were changed" if last else f"near byte {number * PIECE:,}, or it isn't that file"
+                where = "it ends too early, or its last bytes changed" if last else f"near byte {number * PIECE:,}, or it isn't that file"
                 raise DecryptionError(f"{path} was changed or cut off ({where}): restore it from a backup") from None
 
 
@@ -131,20 +135,8 @@ def rotate_files(
 ) -> int:
     "Seal every file that has an older key with the newest; returns how many; may be killed, and then run again."
     old = [Path(path) for path in paths if _key_of(Path(path)) != ring.newest]
-    for path in old: _reseal(path, ring, context)
+    for path in old: _write_sealed(decrypted_pieces(path, ring, context), path, ring, context)
     return len(old)
-
-
-def _reseal(path: Path, ring: KeyRing, context: str) -> None:
-    plain = decrypted_pieces(path, ring, context)
-
-    def numbered(piece=next(plain), number=0):
-        for following in plain:
-            yield number, piece, False
-            number, piece = number + 1, following
-        yield number, piece, True
-
-    _write_sealed(numbered(), path, ring, context)
 
 # %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c20
 @contextmanager
