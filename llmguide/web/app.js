@@ -32,7 +32,7 @@ function askForKey() {
   const wrong = key.get() !== null;
   key.forget();
   showView("login");
-  $("side").inert = true;
+  document.body.classList.add("signed-out");
   $("key-problem").replaceChildren(wrong ? make("span", { t: "key_wrong" }) : "");
   $("key").value = "";
   $("key").focus();
@@ -41,7 +41,7 @@ function askForKey() {
 function signIn(event) {
   event.preventDefault();
   key.set($("key").value.trim());
-  $("side").inert = false;
+  document.body.classList.remove("signed-out");
   begin();
 }
 

@@ -77,12 +77,13 @@ function jobCard(files) {
   return card;
 }
 
-const SAYS = { waiting: "queued", running: "reading", done: "read_done", failed: "read_failed", cancelled: "cancelled" };
+const SAYS = { waiting: "queued", running: "reading", done: "read_done", failed: "read_failed" };
 
 function showJob(card, state, bar, results) {
-  card.say(SAYS[state.status] ?? "read_failed", { done: state.done ?? 0, total: state.total ?? 0 });
+  const cancelled = state.error === "cancelled";
+  card.say(cancelled ? "cancelled" : SAYS[state.status] ?? "read_failed", { done: state.done ?? 0, total: state.total ?? 0 });
   bar.value = state.total ? (state.done ?? 0) / state.total : 0;
-  results.replaceChildren(...(state.files ?? []).map(fileResult), ...(state.error ? [make("li", { class: "problem", text: state.error })] : []));
+  results.replaceChildren(...(state.files ?? []).map(fileResult), ...(state.error && !cancelled ? [make("li", { class: "problem", text: state.error })] : []));
   if (state.status === "done") announce(t("read_done"));
 }
 

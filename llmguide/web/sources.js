@@ -43,7 +43,7 @@ export async function openPassage(source, from) {
 function showPassage({ text, before, after, page, headings }, { quote }) {
   const quoted = quote && text.includes(quote) ? quote : text, at = text.indexOf(quoted);
   const mark = make("mark", { text: quoted });
-  const near = (words) => (words ? make("div", { class: "near", text: words }) : null);
+  const near = (words) => (words?.trim() ? make("div", { class: "near", text: words.trim() }) : null);
   $("panel-place").replaceChildren(...place(page, headings));
   $("panel-text").replaceChildren(...[near(before), make("div", {}, text.slice(0, at), mark, text.slice(at + quoted.length)), near(after)].filter(Boolean));
   mark.scrollIntoView({ block: "center" });
