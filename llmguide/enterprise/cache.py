@@ -134,7 +134,7 @@ def _to_memory(self: AnswerCache, key: str, end: float, line: str) -> None:
 @patch
 def _from_redis(self: AnswerCache, key: str) -> str | None:
     found = self._ask(lambda: _read(self._redis.get(_NAME + key)))
-    if not found or found[0] <= time.time(): return None
+    if not found or not found[0] > time.time(): return None  # nor at nan
     self._to_memory(key, *found)
     return found[1]
 
