@@ -173,25 +173,6 @@ class IntentModel:
         self._inside = np.array([label != OUT_OF_SCOPE for label in scorer.labels])
         self.labels = [label for label in scorer.labels if label != OUT_OF_SCOPE]
 
-    @classmethod
-    def train(
-        cls,
-        rows: list[dict],  # {text, label}; rows labelled out_of_scope or oos are welcome
-        validation: list[dict] | None = None,  # for the threshold; None: a tenth of the rows is kept back
-        features: str = "meaning",  # "words", "meaning", "both" or "tuned"
-        refuse: float = 0.03,  # share of the right answers that may be refused
-        **options,  # of train_linear, or epochs of tuned_encoder
-    ) -> "IntentModel":
-        "Train on rows and choose the threshold on others; raises ValueError for fewer than two intents."
-        rows = _clean(rows)
-        if validation is None: rows, validation = split_rows(rows, (0.9, 0.1))
-        model = cls(_tuned(rows, **options) if features == "tuned" else train_linear(rows, features, **options), 0.0)
-        known = [row for row in validation if row["label"] in model.labels]
-        if not known: raise ValueError("the validation rows hold none of the intents: give rows with the same labels")
-        names, confidences = model.best([row["text"] for row in known])
-        model.threshold = choose_threshold(names, confidences, [row["label"] for row in known], refuse)
-        return model
-
     def best(self, texts: list[str], opened=None) -> tuple[list[str], np.ndarray]:
         "The best label in scope of each text, and its probability, before the threshold."
         extra = {"opened": opened} if opened else {}
@@ -205,6 +186,26 @@ class IntentModel:
         (name,), (sure,) = self.best([text[:LONGEST]], opened)
         return (name if sure >= self.threshold else OUT_OF_SCOPE), float(sure)
 
+# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c24
+@patch(cls_method=True)
+def train(
+    cls: IntentModel,
+    rows: list[dict],  # {text, label}; rows labelled out_of_scope or oos are welcome
+    validation: list[dict] | None = None,  # for the threshold; None: a tenth of the rows is kept back
+    features: str = "meaning",  # "words", "meaning", "both" or "tuned"
+    refuse: float = 0.03,  # share of the right answers that may be refused
+    **options,  # of train_linear, or epochs of tuned_encoder
+) -> IntentModel:
+    "Train on rows and choose the threshold on others; raises ValueError for fewer than two intents."
+    rows = _clean(rows)
+    if validation is None: rows, validation = split_rows(rows, (0.9, 0.1))
+    model = cls(_tuned(rows, **options) if features == "tuned" else train_linear(rows, features, **options), 0.0)
+    known = [row for row in validation if row["label"] in model.labels]
+    if not known: raise ValueError("the validation rows hold none of the intents: give rows with the same labels")
+    names, confidences = model.best([row["text"] for row in known])
+    model.threshold = choose_threshold(names, confidences, [row["label"] for row in known], refuse)
+    return model
+
 
 def _tuned(rows: list[dict], epochs: int = 5):
     "The encoder with a head of its own, all of it trained."
@@ -212,7 +213,7 @@ def _tuned(rows: list[dict], epochs: int = 5):
 
     return tuned_encoder(rows, epochs)
 
-# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c24
+# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c25
 @patch
 def save(
     self: IntentModel,
@@ -238,7 +239,7 @@ def load(cls: IntentModel, folder: Path | str) -> IntentModel:
 
     return cls(EncoderClassifier.load(folder), about["threshold"])
 
-# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c31
+# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c32
 VOTE = 0.75  # what a word of the rules adds to the logarithm of a desk's probability; chosen on the validation part
 
 
@@ -264,7 +265,7 @@ def desk_scores(
     powers = head.predict([text], encoder if meaning else None)[0] * np.exp(vote * np.array(votes, float))
     return dict(zip(head.labels, (powers / powers.sum()).tolist()))
 
-# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c32
+# %% ../../nbs/4_enterprise/08_0_intents.ipynb #c33
 def detect_intent(
     text: str,
     encoder=None,  # opened, such as a knowledge base's; None: letters and words only
