@@ -1,0 +1,76 @@
+"""E6, E7 and E8 from measured times and published prices; run by `llmguide evidence economics`, about two minutes.
+
+The times come from `evidence_economics_times.py`, the prices from assets/prices.csv, the scenarios from assets/scenarios.csv.
+"""
+
+import sys
+
+import numpy as np
+
+from llmguide.enterprise.capacity import Predictor, reserve
+from llmguide.enterprise.costs import exactly, read_prices, times
+from llmguide.enterprise.economics import break_even, read_scenarios, share, yearly_costs
+from llmguide.evidence import Measurement, bootstrap_interval, load_curve, record
+
+TARGET, SERVERS, QUESTIONS = 0.5, (1, 2, 4, 8), 60_000
+READ, WRITTEN, FIXED = 600, 80, 100_000  # tokens of a question with its passages, and of an answer; dollars
+SMALL, SOURCE = "smollm2-135m-instruct", "data folder of the project"
+
+
+def seconds_of_answers():
+    """CPU-seconds of every answer with quotations."""
+    return np.array([row["cpu_seconds"] for row in load_curve("enterprise_service_times")])
+
+
+def seconds_of_the_small_model():
+    """Seconds of a core for a question with passages, within what was measured."""
+    rows = [row for row in load_curve("enterprise_generation_times") if row["round"]]
+    return Predictor(rows, ("read_tokens", "written_tokens"), "cpu_seconds").predict(read_tokens=READ, written_tokens=WRITTEN)
+
+
+def put(claim, interval, method, note, model, rows, **config):
+    """Record one figure and show it."""
+    record(Measurement(claim, interval, dataset="handbook-questions", dataset_source=SOURCE, model=model, rows=rows,
+                       config={"method": method, **config}, note=note))
+    print(f"    {claim} {method}: {interval}", flush=True)
+
+
+def shares(prices):
+    """E6: what inference is of a year's cost, with people and of the machines alone."""
+    answers = seconds_of_answers()
+    measured = {"quotation": bootstrap_interval(answers), "small model": seconds_of_the_small_model()}
+    for one in read_scenarios():
+        year, note = yearly_costs(one, measured, prices), f"{one.questions_a_day:,.0f} questions a day; scenario: {one.source}"
+        model = {"quotation": "none", "small model": SMALL, "API": "an API, list price"}[one.engine]
+        for without, name in (((), "with people"), (("people",), "machines alone")):
+            put("E6", share(year, without=without), f"{one.scenario}, {name}", note, model, len(answers))
+
+
+def even(prices):
+    """E7: tokens until a model of one's own has paid, if it ran for nothing and on the core that was measured."""
+    tokens = READ + WRITTEN
+    own = times(seconds_of_the_small_model().scale(1e6 / tokens / 3600), prices["processor"].value)
+    rented, rows = prices["article tokens"].value, len(load_curve("enterprise_generation_times"))
+    for method, value in (("running costs nothing", exactly(0)), ("running costs a core", own)):
+        note = f"a million tokens of one's own cost {value} $; the small model isn't as good as the API's, which wasn't measured"
+        put("E7", break_even(exactly(FIXED), rented, value).scale(1e6), method, note, SMALL, rows, read=READ, written=WRITTEN)
+
+
+def reserves():
+    """E8: what must stand idle so that 99 of 100 answers come within the target."""
+    answers = seconds_of_answers()
+    for servers in SERVERS:
+        note = f"simulated queue, answers with quotations, 99 % within {TARGET:g} s; failing machines and bursts come on top"
+        put("E8", reserve(answers, servers, TARGET, questions=QUESTIONS), f"{servers} cores", note, "none", len(answers), target=TARGET)
+
+
+def main():
+    prices = read_prices()
+    shares(prices)
+    even(prices)
+    reserves()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
