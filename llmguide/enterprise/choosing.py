@@ -18,7 +18,7 @@ from ..templates import fill
 
 # %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c07
 class Find(NamedTuple):
-    "How an argument stands in a sentence: a pattern with one group."
+    "How an argument stands in a sentence: a pattern with a group around it."
     pattern: str
 
 
@@ -37,7 +37,7 @@ class Call(NamedTuple):
 def _said(text: str, marks: list):
     "The value of an argument in a text; None where it isn't said."
     for mark in marks:
-        if isinstance(mark, Find) and (found := re.search(mark.pattern, text, re.IGNORECASE)): return found[1]
+        if isinstance(mark, Find) and (found := re.search(mark.pattern, text, re.IGNORECASE)): return next(filter(None, found.groups()))
         if isinstance(mark, Choose):
             hits = [value for value, pattern in mark.patterns.items() if re.search(pattern, text, re.IGNORECASE)]
             if hits: return hits[0]
@@ -57,7 +57,7 @@ def fill_arguments(
 # %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c09
 _NEGATED = re.compile(r"\b(?:don't|do not|never|without|not)\b|不要|(?<![特级性类分区])别(?!的)|不想|无需|不用", re.IGNORECASE)
 _GENERAL = re.compile(r"^\W*(?:how|why|who|what|when|which)\b|怎么|如何|为什么|谁|什么|多久|哪些", re.IGNORECASE)
-_OWN = re.compile(r"\b(?:my|mine)\b|我", re.IGNORECASE)
+_OWN = re.compile(r"\b(?:my|mine|please)\b|我|请", re.IGNORECASE)
 
 
 def choose_by_rules(
