@@ -5,7 +5,7 @@ PIP_ARGS ?=
 ARGS ?=
 export PIP_ARGS
 
-TARGETS := help install run test lab evidence soak report export lint clean
+TARGETS := help install run test lab serve evidence soak report export lint clean
 .PHONY: $(TARGETS)
 
 $(TARGETS):

@@ -7,15 +7,21 @@ __all__ = ['LOCAL', 'NO_KEY', 'FRESH', 'check_start', 'Parts']
 
 # %% ../../nbs/4_enterprise/09_0_parts.ipynb #c02
 import asyncio
+import json
 import time
+from pathlib import Path
 
 from .access import ROLES, KeyStore, Principal
+from .audit import AuditLog
 from .backend import AnswerEngine
+from .cache import AnswerCache, IndexVersion
 from .configuration import ServiceSettings, is_local
 from .database import create_tables, open_database
 from .errors import ServiceError
 from .feedback import Feedback
+from .handoff import Desk, HandOff
 from .history import History
+from .ledger import ledger_folder
 from .limits import Limiter
 from .turns import GroupWriter, write_turns
 
@@ -49,22 +55,41 @@ class Parts:
         settings.service_dir.mkdir(parents=True, exist_ok=True)
         self.database = open_database(settings.database_address)
         self.keys, self.history, self.feedback = KeyStore(self.database, 0), History(self.database), Feedback(self.database)
+        self.handoff, self.desk = HandOff(self.database), Desk(self.database)
         create_tables(self.database)
+        self.audit = AuditLog(settings.service_dir / "audit.jsonl")
         redis = settings.redis_url and settings.redis_url.get_secret_value()
         shared = settings.service_dir / "limits.sqlite" if settings.workers > 1 else None
         self.limiter = Limiter(settings.rate, settings.burst, redis, None if redis else shared)
+        self.cache, self._version = AnswerCache(settings.cached_answers, redis) if settings.cached_answers else None, None
         self.turns = GroupWriter(lambda turns: write_turns(self.database, turns))
         self.is_open, self._looked, self._known = check_start(settings, self.keys), time.monotonic(), {}
 
     async def close(self) -> None:
         "Stop the engine, which ends running answers, then let go of the rest."
         await self.engine.stop()
-        self.limiter.close()
+        for part in (self.limiter, self.audit, self._version): part and part.close()
         self.database.dispose()
+
+    async def note(self, what: str, who: Principal, **details) -> None:
+        "Write an event into the audit log and wait until it's there."
+        await asyncio.wrap_future(self.audit.record(what, who.user, **details))
+
+    def audit_events(self, most: int = 500) -> list[dict]:
+        "The last events of the audit log."
+        try: lines = Path(self.settings.service_dir / "audit.jsonl").read_bytes()[-1_000_000:].splitlines()[-most:]
+        except FileNotFoundError: return []
+        return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
 
     def check_database(self) -> None:
         "Raise what the database raises."
         with self.database.connect() as database: database.exec_driver_sql("SELECT 1")
+
+    def index_version(self) -> str | None:
+        "The state of the documents; None while they change, or before there are any."
+        folder = ledger_folder(self.settings.store_address)
+        if self._version is None and (folder / "manifest.json").exists(): self._version = IndexVersion(folder)
+        return self._version and self._version()
 
     def forget_keys(self) -> None:
         "Look every key up again: one was made or revoked."
