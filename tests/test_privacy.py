@@ -1,0 +1,111 @@
+"""Masking: bad input, odd writing, harmless numbers, placeholders, and lines that were built to hang a pattern."""
+
+import json
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from llmguide.enterprise.privacy import KINDS, PATTERNED, find_pii, mask_pii, number_pii, unmask
+
+KNOWN = {
+    "CARD": ["4111 1111 1111 1111", "378282246310005", "5555-5555-5555-4444", "４１１１１１１１１１１１１１１１", "4111\u00a01111\u00a01111\u00a01111", "4111\u200b111111111111"],
+    "BANK_CARD": ["6222021001116245702", "6222 0210 0111 6245 702"], "IBAN": ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "fr1420041010050500013m02606"],
+    "EMAIL": ["a.b+c@mail.example.co.uk", "zhang＠qq.com", "li (at) 163 [dot] com", "müller@straße.de"], "IP": ["10.0.0.7", "2001:db8::1", "fe80::1ff:fe23:4567:890a"],
+    "PHONE": ["+44 7911 123456", "(212) 555-0187 ext. 12", "138-1234-5678", "１３８１２３４５６７８", "0571-87654321转8001", "+86 138 1234 5678", "٠٥٠ ١٢٣ ٤٥٦٧"],
+    "SSN": ["078-05-1120"], "URL": ["https://a.example.com/x?y=1", "www.example.cn/a"], "DOMAIN": ["shop.example.com"], "CHINESE_ID": ["11010519491231002X", "110105 19491231 002x"],
+}  # fmt: skip
+FRAMES = ["{}", "at {} now", "是{}，谢谢", "（{}）", '"{}".', "first\n{}\nlast"]
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_known_values_are_found_to_the_character_in_both_languages(kind):
+    for value in KNOWN[kind]:
+        for frame in FRAMES:
+            text = frame.format(value)
+            masked, found = mask_pii(text, PATTERNED)
+            assert [(each["type"], each["text"]) for each in found] == [(kind, value)], text
+            assert masked == frame.format(f"[{kind}]")
+            assert text[found[0]["start"] : found[0]["end"]] == value
+
+
+@pytest.mark.parametrize("text", [
+    "", " \n\t", "plain words", "价格为12345元", "on 2024-05-06 12:30:45", "version 1.2.3.4", "1,234,567.89", "Node.js and readme.md", "order 4111111111111111",
+    "订单号202405061234567890", "3.14159265358979", "1990-2000", "x = 1234567 * 7654321", "10:30 to 11:45", "ISBN 978-3-16-148410-0", "std::vector", "\0\x01\x7f", "🙂" * 50, "@ @@ a@ @b", "[EMAIL] [CARD_1]",
+])  # fmt: skip
+def test_text_without_anything_personal_is_not_altered(text):
+    assert mask_pii(text) == (text, [])
+
+
+def test_a_wrong_checksum_is_no_card_unless_a_word_says_so():
+    assert find_pii("4111111111111112") == []
+    assert [each["type"] for each in find_pii("my card 4111111111111112 is lost")] == ["CARD"]
+    assert find_pii("110105194912310021") == [] and find_pii("DE88370400440532013000") == []
+    assert [each["type"] for each in find_pii("身份证号110105194912310021")] == ["CHINESE_ID"]
+
+
+def test_kinds_choose_and_unknown_ones_are_named():
+    text = "jo@a.com 10.0.0.7"
+    assert mask_pii(text, ["ip"])[0] == "jo@a.com [IP]" and mask_pii(text, "EMAIL")[0] == "[EMAIL] 10.0.0.7" and mask_pii(text, [])[0] == text
+    with pytest.raises(ValueError, match="MAIL.*choose from URL"):
+        mask_pii(text, ["MAIL"])
+
+
+def test_what_was_numbered_comes_back_exactly():
+    rng, values = random.Random(3), [value for kind in KNOWN.values() for value in kind]
+    for _ in range(200):
+        text = "; ".join(rng.choices([*values, "[EMAIL_1]", "[CARD_2]", "Dr. Lopez", "联系人：张伟", "nothing"], k=6))
+        masked, originals = number_pii(text)
+        assert unmask(masked, originals) == text
+        assert not set(originals.values()) & set(masked.split("; "))
+    masked, originals = number_pii(" ".join(f"u{number}@a.com" for number in range(12)) + " u1@a.com")
+    assert len(originals) == 12 and masked.endswith("[EMAIL_12] [EMAIL_2]") and unmask(masked, originals).endswith("u11@a.com u1@a.com")
+
+
+def test_spans_are_in_order_apart_and_inside_for_any_text():
+    rng = random.Random(5)
+    alphabet = "0123456789 .-()+@:/aAzZxX\n卡号电话王先生路１２\u200b\u00a0٣é\ud800"
+    for _ in range(400):
+        text = "".join(rng.choices(alphabet, k=rng.randrange(120)))
+        masked, found = mask_pii(text)
+        ends = [0, *(each["end"] for each in found)]
+        assert all(end <= each["start"] < each["end"] <= len(text) for end, each in zip(ends, found, strict=False))
+        assert all(each["type"] in KINDS and each["text"] == text[each["start"] : each["end"]] for each in found)
+        assert len(masked) == len(text) + sum(len(each["type"]) + 2 - len(each["text"]) for each in found)
+
+
+@pytest.mark.parametrize("piece", ["1", "a", "a.", "a@", "1 ", "(1) ", "+1 ", "GB12", "::", "1.1.", "6222-", "is at ", "王", "路1号", "Dr. A", "A b 1 ", "1 A ", "address is 1", "http://!", "\u200b1", "卡号1"])
+def test_no_line_takes_time_out_of_proportion(piece):
+    def seconds(length):
+        start = time.process_time()
+        mask_pii(piece * (length // len(piece)))
+        return time.process_time() - start
+
+    short, long = seconds(10_000), seconds(40_000)
+    assert long < 8 * max(short, 0.02), f"{piece!r}: {short:.2f} s, four times as long {long:.2f} s"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("piece", ["1", "a", "a.", "a@", "1 ", "::", "6222-", "王", "路1号", "1 A ", "+1 "])
+def test_a_line_of_a_megabyte_ends(piece):
+    start = time.process_time()
+    mask_pii(piece * (1_000_000 // len(piece.encode())))
+    assert time.process_time() - start < 60
+
+
+def test_many_threads_find_the_same():
+    texts = [f"mail u{number}@a.com or call +44 7911 1234{number:02d}" for number in range(60)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(mask_pii, texts)) == list(map(mask_pii, texts))
+
+
+def test_the_recorded_recall_of_every_patterned_kind_is_high():
+    file = Path(__file__).parents[1] / "results" / "enterprise_privacy.json"
+    if not file.exists():
+        pytest.skip("`llmguide evidence privacy` has not run")
+    rows = [row for row in json.loads(file.read_text(encoding="utf-8"))["rows"] if row["arm"] == "rules"]
+    recall = [row for row in rows if row["figure"] == "recall" and row["kind"] in PATTERNED]
+    assert len(recall) > 20 and all(row["value"] >= 0.95 for row in recall)
+    assert all(row["value"] >= 0.95 for row in rows if "untouched" in row["figure"])
