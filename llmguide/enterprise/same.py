@@ -14,15 +14,17 @@ from functools import lru_cache
 from ..settings import assets
 
 # %% ../../nbs/4_enterprise/06_2_0_same.ipynb #c08
-_STRAIGHT = {"’": "'", "‘": "'", "“": '"', "”": '"', "…": "...", "\u3000": " ", "。": ".", "、": "、"}
-_WIDE = {ord(wide): straight for wide, straight in _STRAIGHT.items()} | {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_STRAIGHT = {"’": "'", "‘": "'", "“": '"', "”": '"', "…": "...", "\u3000": " ", "。": "."}
+_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if code != ord("，")}
+_WIDE |= {ord(wide): straight for wide, straight in _STRAIGHT.items()}
 _HAN = "\u3400-\u9fff"
+_GAP = re.compile(rf"(?<=[{_HAN}]) (?=[!-~])|(?<=[!-~]) (?=[{_HAN}])")
 
 
 def _plain(question: str) -> str:
-    "One form for each character, one space between words, none beside Chinese."
+    "One form for each character, one space between words, none between Chinese and Latin ones."
     text = " ".join(unicodedata.normalize("NFC", question).translate(_WIDE).split())
-    return re.sub(rf"(?<=[{_HAN}]) | (?=[{_HAN}])", "", text)
+    return _GAP.sub("", re.sub(r"(?<!\d)，|，(?!\d)", ",", text))  # 1，5 are two numbers, 1,5 may be one
 
 
 def _trim(text: str) -> str:
@@ -63,7 +65,7 @@ def _either(phrases: list[str]) -> str:
 @lru_cache(maxsize=2)
 def _around(language: str) -> list[re.Pattern]:
     "Patterns of what may stand before and after a question."
-    lists, gap = _lists()[language], "[,:;]? " if language == "english" else "[,:;]?"
+    lists, gap = _lists()[language], "[,:;]? " if language == "english" else "[,:; ]?"
     asks = _either(lists["question_words"])
     asked = rf"(?={asks}\b)" if language == "english" else f"(?=.*{asks})"
     return [re.compile(pattern) for pattern in (
@@ -113,8 +115,8 @@ def _english(text: str) -> str:
 def _chinese(text: str) -> str:
     lists = _lists()["chinese"]
     asks = _either(lists["question_words"])
-    text = re.sub(rf"(?:能|可以|能否)告诉我(.*{asks}.*)吗$|[你您]知道(.*{asks}.*)吗$", r"告诉我\1\2", text)
     text = _bare(text, "chinese")
+    text = re.sub(rf"^(?:(?:能|可以|能否)告诉我|[你您]知道)[,:]?(.*{asks}.*?)吗?$", r"\1", text)
     if re.search(asks, text): text = re.sub("(?<=.)[呢呀]$", "", text)
     for phrase, other in lists["phrases"].items(): text = text.replace(phrase, other)
     return _DAY.sub("周", _HOW.sub("如何", text)).replace("周天", "周日")
