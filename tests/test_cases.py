@@ -5,7 +5,8 @@ import random
 import pytest
 
 from llmguide.enterprise.cases_finance import broken_lines, compliance_report, made_payments, read_terms, risk_flags, usual_amounts, watch
-from llmguide.enterprise.cases_health import draft_record, link_conditions, record_fields, write_record, xray_report
+from llmguide.enterprise.cases_health import deidentify, draft_record, link_conditions, record_fields, write_record
+from llmguide.enterprise.cases_health import xray_report
 from llmguide.enterprise.cases_manufacturing import learn_limits, quantities, reasons
 from llmguide.load import read_table
 from llmguide.multimodal.pairs import made_readings
@@ -93,3 +94,12 @@ def test_limits_are_those_of_the_rules_that_made_the_readings():
 def test_nothing_is_learnt_where_nothing_fails():
     readings = [row | {"Machine.failure": 0} for row in made_readings(200, 1)]
     assert all(limit == float("inf") for limit in learn_limits(readings).values())
+
+
+@pytest.mark.parametrize("part,least", [("known", 1.0), ("new", 0.8)])
+def test_names_and_numbers_of_people_go_and_what_was_measured_stays(part, least):
+    notes = [note for note in NOTES if note["part"] == part]
+    gone = [piece not in deidentify(note["text"]) for note in notes for piece in note["private"]]
+    assert sum(gone) / len(gone) >= least
+    value = lambda text: (draft_record(text)["pressure"] or [None])[0]  # noqa: E731
+    assert [value(deidentify(note["text"])) for note in notes] == [value(note["text"]) for note in notes]
