@@ -17,19 +17,13 @@ from typing import NamedTuple
 
 from fastcore.basics import patch
 
+from .privacy import mask_pii
 from ..replies import Options, Reply, check_messages
 
 # %% ../../nbs/4_enterprise/07_route.ipynb #c08
 _MARKED = re.compile(r"confidential|proprietary|internal use|trade secret|do not (?:share|distribute)|\bsecret\b|\bNDA\b"
                      r"|机密|秘密|保密|绝密|内部(?:资料|文件|使用)|商业秘密|勿外传|不得外传", re.IGNORECASE)  # fmt: skip
 LONGEST_SEARCH = 200_000  # characters; a longer text isn't searched, it is private
-
-
-def _personal(text: str) -> list[dict]:
-    "What of a person is found in a text."
-    from llmguide.enterprise.privacy import mask_pii
-
-    return mask_pii(text)[1]
 
 
 def data_class(
@@ -41,7 +35,7 @@ def data_class(
     if declared == "private": return "private"
     try: text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     except (TypeError, ValueError): return "private"  # what can't be read can't be searched
-    if len(text) > LONGEST_SEARCH or _MARKED.search(text) or _personal(text): return "private"
+    if len(text) > LONGEST_SEARCH or _MARKED.search(text) or mask_pii(text)[1]: return "private"
     return "public"
 
 # %% ../../nbs/4_enterprise/07_route.ipynb #c11
