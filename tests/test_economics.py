@@ -1,6 +1,7 @@
 """Prices, predictions that refuse to go beyond what was measured, queues against theory, break-even and advice."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from llmguide.enterprise.costs import add, best_distance, cost, exactly, read_pr
 from llmguide.enterprise.economics import (
     Option, advise, break_even, payback_years, present_value, read_scenarios, roi, share, yearly_costs,
 )  # fmt: skip
+from llmguide.enterprise.diagrams import flowchart
+from llmguide.enterprise.roadmap import gantt, pie, read_table, timeline
 from llmguide.intervals import Interval
 
 HEAD = "item,unit,low,price,high,currency,source,date\n"
@@ -171,3 +174,27 @@ def test_the_advisor_takes_the_cheapest_that_is_surely_good_enough():
     best, reasons = advise([Option("rumour", None, exactly(0)), lucky], 0.8)
     assert best is None and "rumour: not measured" in reasons and len(reasons) == 2
     assert advise([], 0.5) == (None, [])
+
+
+# --- the road map's tables
+
+def test_every_lesson_of_the_road_map_exists():
+    folder = Path(__file__).parents[1] / "nbs"
+    for row in read_table("challenges"): assert (folder / f"{row['lesson']}.ipynb").exists(), row["lesson"]
+
+
+def test_a_rating_without_a_source_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "roadmap").mkdir()
+    (tmp_path / "roadmap" / "challenges.csv").write_text("challenge,harm,source\nx,5,a study\ny,4,\n")
+    monkeypatch.setattr("llmguide.enterprise.roadmap.assets", lambda: tmp_path)
+    with pytest.raises(ValueError, match="line 3"): read_table("challenges")
+
+
+def test_no_text_of_a_table_breaks_a_diagram():
+    evil = 'a"]; click n0 "javascript:1"\n|x| {end}'
+    chart = flowchart([{"from": evil, "to": "预算", "label": evil}])
+    assert chart.count("\n") == 3 and chart.count('"') == 4 and ";" not in chart and "click n0" in chart.split('"')[1]
+    lines = gantt([{"section": evil, "task": evil, "start": "2027-01", "months": "2"}]).splitlines()
+    assert len(lines) == 6 and lines[-1].count(":") == 1
+    with pytest.raises(ValueError, match="above zero"): pie({"a": 0}, "x")
+    assert timeline(read_table("milestones")).count(" : ") == len(read_table("milestones"))
