@@ -222,7 +222,8 @@ def _problem(self: AuditLog, line: bytes, count: int, before: str) -> str:
     if not isinstance(event, dict) or not {"n", "hmac_key", "mac"} <= event.keys(): return "it is no event"
     if event["n"] != count: return f"it is event {event['n']} where {count} should be: events were removed, added or exchanged"
     if self.ring and not event["hmac_key"]: return "it was written without a key: by a stranger, or before there were keys (start anew)"
-    if event["hmac_key"] not in self._keys: raise DecryptionError(f"event {count} needs key {event['key']}: put the old key back into the ring")
+    if event["hmac_key"] not in self._keys:
+        raise DecryptionError(f"event {count} needs key {event['hmac_key']}: put the old key back into the ring")
     right = _sum(self._keys[event["hmac_key"]], before, text[:-_MAC] + "}")
     return "" if hmac.compare_digest(right, str(event["mac"])) else "its sum is wrong: it was changed, or the one before it was"
 

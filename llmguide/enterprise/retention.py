@@ -25,7 +25,7 @@ def forget(
         if engine.dialect.name == "postgresql": database.execute(text("VACUUM"))
         end = time.monotonic() + patience
         while engine.dialect.name == "sqlite" and database.execute(text("PRAGMA wal_checkpoint(TRUNCATE)")).scalar_one():
-            if time.monotonic() > end: raise TimeoutError(f"somebody reads the database for {patience:g} s: end the reader, then forget again")
+            if time.monotonic() > end: raise TimeoutError(f"somebody has read for {patience:g} s: end that, then forget again")
             time.sleep(0.05)
 
 # %% ../../nbs/4_enterprise/05_3_retention.ipynb #c09
