@@ -23,18 +23,40 @@ from llmguide.enterprise.privacy import PATTERNED, find_pii
 from llmguide.evidence import record_curve, wilson_interval
 from llmguide.settings import get_settings
 
-LABELS = {"CREDIT_CARD": "CARD", "US_SSN": "SSN", "DOMAIN_NAME": "URL", "EMAIL_ADDRESS": "EMAIL", "PHONE_NUMBER": "PHONE", "IBAN_CODE": "IBAN",
-          "IP_ADDRESS": "IP", "US_DRIVER_LICENSE": "DRIVER_LICENSE", "PERSON": "NAME", "STREET_ADDRESS": "ADDRESS"}
+LABELS = {
+    "CREDIT_CARD": "CARD",
+    "US_SSN": "SSN",
+    "DOMAIN_NAME": "URL",
+    "EMAIL_ADDRESS": "EMAIL",
+    "PHONE_NUMBER": "PHONE",
+    "IBAN_CODE": "IBAN",
+    "IP_ADDRESS": "IP",
+    "US_DRIVER_LICENSE": "DRIVER_LICENSE",
+    "PERSON": "NAME",
+    "STREET_ADDRESS": "ADDRESS",
+}
 SAME = {"CARD": {"CARD", "BANK_CARD"}, "BANK_CARD": {"CARD", "BANK_CARD"}, "URL": {"URL", "DOMAIN"}, "DOMAIN": {"URL", "DOMAIN"}}
-COPIED = {"EMAIL": r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}\b", "CARD": r"\b(?:\d{4}[- ]?){3}\d{4}\b", "SSN": r"\b\d{3}-\d{2}-\d{4}\b",
-          "PHONE": r"\b\d{3}[-.]?\d{3}[-.]?\d{4}\b|1[3-9]\d{9}", "IP": r"\b(?:\d{1,3}\.){3}\d{1,3}\b", "URL": r"https?://\S+", "CHINESE_ID": r"\b\d{17}[\dXx]\b",
-          "IBAN": r"\b[A-Z]{2}\d{2}[A-Z0-9]{4}\d{7}[A-Z0-9]{0,16}\b", "NAME": r"\b[A-Z][a-z]+ [A-Z][a-z]+\b"}
+COPIED = {
+    "EMAIL": r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}\b",
+    "CARD": r"\b(?:\d{4}[- ]?){3}\d{4}\b",
+    "SSN": r"\b\d{3}-\d{2}-\d{4}\b",
+    "PHONE": r"\b\d{3}[-.]?\d{3}[-.]?\d{4}\b|1[3-9]\d{9}",
+    "IP": r"\b(?:\d{1,3}\.){3}\d{1,3}\b",
+    "URL": r"https?://\S+",
+    "CHINESE_ID": r"\b\d{17}[\dXx]\b",
+    "IBAN": r"\b[A-Z]{2}\d{2}[A-Z0-9]{4}\d{7}[A-Z0-9]{0,16}\b",
+    "NAME": r"\b[A-Z][a-z]+ [A-Z][a-z]+\b",
+}
 VALUES = 150  # of each kind and language
 
 
 def copied(text):
     """What the patterns of articles find."""
-    return [{"type": kind, "start": match.start(), "end": match.end()} for kind, pattern in COPIED.items() for match in re.finditer(pattern, text)]
+    return [
+        {"type": kind, "start": match.start(), "end": match.end()}
+        for kind, pattern in COPIED.items()
+        for match in re.finditer(pattern, text)
+    ]
 
 
 ARMS = {"rules": find_pii, "copied patterns": copied}
@@ -74,17 +96,28 @@ def labelled():
     """The sentences of presidio-research on which no rule was chosen."""
     rows = json.loads((get_settings().datasets_dir / "pii" / "synth_dataset_v2.json").read_text(encoding="utf-8"))
     rows = [row for row in rows if hashlib.sha256(row["full_text"].encode()).digest()[0] % 2]
-    return [(row["full_text"], [(LABELS[span["entity_type"]], span["start_position"], span["end_position"])
-                                for span in row["spans"] if span["entity_type"] in LABELS]) for row in rows]  # fmt: skip
+    return [
+        (
+            row["full_text"],
+            [
+                (LABELS[span["entity_type"]], span["start_position"], span["end_position"])
+                for span in row["spans"]
+                if span["entity_type"] in LABELS
+            ],
+        )
+        for row in rows
+    ]
 
 
-def digits(rng, count): return "".join(rng.choices(string.digits, k=count))
+def digits(rng, count):
+    return "".join(rng.choices(string.digits, k=count))
 
 
 def grouped(rng, number, sizes):
     """A number as people write it: in one piece, or in groups with spaces or dashes."""
     sign, pieces, rest = rng.choice(["", " ", "-"]), [], number
-    for size in sizes: pieces, rest = [*pieces, rest[:size]], rest[size:]
+    for size in sizes:
+        pieces, rest = [*pieces, rest[:size]], rest[size:]
     return sign.join(filter(None, [*pieces, rest]))
 
 
@@ -96,7 +129,20 @@ def bank_number(rng, starts):
 
 
 def iban(rng):
-    country, letters, count = rng.choice([("DE", 0, 18), ("GB", 4, 14), ("NL", 4, 10), ("ES", 0, 20), ("PL", 0, 24), ("CH", 0, 17), ("BE", 0, 12), ("FI", 0, 14), ("NO", 0, 11), ("SE", 0, 20)])
+    country, letters, count = rng.choice(
+        [
+            ("DE", 0, 18),
+            ("GB", 4, 14),
+            ("NL", 4, 10),
+            ("ES", 0, 20),
+            ("PL", 0, 24),
+            ("CH", 0, 17),
+            ("BE", 0, 12),
+            ("FI", 0, 14),
+            ("NO", 0, 11),
+            ("SE", 0, 20),
+        ]
+    )
     account = "".join(rng.choices(string.ascii_uppercase, k=letters)) + digits(rng, count)
     number = country + f"{98 - int(mod_97_10.checksum(account + country + '00')):02d}" + account
     return number if rng.random() < 0.5 else " ".join(re.findall(".{1,4}", number))
@@ -106,16 +152,33 @@ def phone(rng, language):
     if language == "zh":
         mobile = f"1{rng.choice('3456789')}{digits(rng, 9)}"
         land = rng.choice(["010", "021", "0571", "0755", "028"]) + rng.choice(["-", "", " "]) + rng.choice("2345678") + digits(rng, 7)
-        return rng.choice([mobile, f"{mobile[:3]} {mobile[3:7]} {mobile[7:]}", f"{mobile[:3]}-{mobile[3:7]}-{mobile[7:]}", f"+86 {mobile}", land, land + f"转{digits(rng, 3)}"])
-    example = phonenumbers.example_number_for_type(rng.choice(sorted(phonenumbers.SUPPORTED_REGIONS)), rng.choice([0, 1])) or phonenumbers.example_number("GB")
+        return rng.choice(
+            [
+                mobile,
+                f"{mobile[:3]} {mobile[3:7]} {mobile[7:]}",
+                f"{mobile[:3]}-{mobile[3:7]}-{mobile[7:]}",
+                f"+86 {mobile}",
+                land,
+                land + f"转{digits(rng, 3)}",
+            ]
+        )
+    example = phonenumbers.example_number_for_type(
+        rng.choice(sorted(phonenumbers.SUPPORTED_REGIONS)), rng.choice([0, 1])
+    ) or phonenumbers.example_number("GB")
     number = phonenumbers.format_number(example, rng.choice([0, 1, 2]))
     return re.sub(r"\d{2}$", lambda _: digits(rng, 2), number) if len(re.sub(r"\D", "", number)) >= 7 else phone(rng, language)
 
 
-def word(rng): return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(4, 9)))
+def word(rng):
+    return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(4, 9)))
 
 
-def domain(rng): return rng.choice(["", "", "shop.", "my-"]) + word(rng) + rng.choice([".com", ".org", ".net", ".de", ".co.uk", ".com.cn", ".cn", ".fr", ".io"])
+def domain(rng):
+    return (
+        rng.choice(["", "", "shop.", "my-"])
+        + word(rng)
+        + rng.choice([".com", ".org", ".net", ".de", ".co.uk", ".com.cn", ".cn", ".fr", ".io"])
+    )
 
 
 def chinese_id(rng):
@@ -127,42 +190,95 @@ def chinese_id(rng):
 
 def chinese_address(rng):
     city = rng.choice(["北京市海淀区", "上海市浦东新区", "浙江省杭州市西湖区", "深圳市南山区", "四川省成都市武侯区"])
-    return f"{city}{rng.choice(['中山', '建国', '文三', '长安', '科技'])}{rng.choice(['路', '街', '大道'])}{rng.randint(1, 900)}号{rng.choice(['', '3栋501室', '2单元1102室'])}"
+    street = rng.choice(["中山", "建国", "文三", "长安", "科技"]) + rng.choice(["路", "街", "大道"])
+    return f"{city}{street}{rng.randint(1, 900)}号{rng.choice(['', '3栋501室', '2单元1102室'])}"
 
 
 def value(kind, rng, language):
     """A made-up value of a kind, as written in a language."""
     chosen = {
-        "CARD": lambda: bank_number(rng, [("4", 16), ("51", 16), ("55", 16), ("34", 15), ("37", 15), ("6011", 16), ("3530", 16), ("2223", 16)]),
+        "CARD": lambda: bank_number(
+            rng, [("4", 16), ("51", 16), ("55", 16), ("34", 15), ("37", 15), ("6011", 16), ("3530", 16), ("2223", 16)]
+        ),
         "BANK_CARD": lambda: bank_number(rng, [("622202", 19), ("621700", 19), ("622848", 19), ("622588", 16), ("621483", 16)]),
-        "EMAIL": lambda: f"{word(rng)}{rng.choice(['.', '_', '-', '+', ''])}{word(rng)}{rng.choice(['', digits(rng, 2)])}{rng.choice('@@@@@＠') if language == 'zh' else '@'}{domain(rng)}",
-        "PHONE": lambda: phone(rng, language), "IBAN": lambda: iban(rng),
-        "IP": lambda: str(rng.choice([IPv4Address(rng.getrandbits(32)), IPv6Address(rng.getrandbits(128)), IPv6Address((0x20010DB8 << 96) + rng.getrandbits(20))])),
+        "EMAIL": lambda: (
+            f"{word(rng)}{rng.choice(['.', '_', '-', '+', ''])}{word(rng)}{rng.choice(['', digits(rng, 2)])}"
+            f"{rng.choice('@@@@@＠') if language == 'zh' else '@'}{domain(rng)}"
+        ),
+        "PHONE": lambda: phone(rng, language),
+        "IBAN": lambda: iban(rng),
+        "IP": lambda: str(
+            rng.choice(
+                [
+                    IPv4Address(rng.getrandbits(32)),
+                    IPv6Address(rng.getrandbits(128)),
+                    IPv6Address((0x20010DB8 << 96) + rng.getrandbits(20)),
+                ]
+            )
+        ),
         "SSN": lambda: grouped(rng, f"{rng.randint(1, 665):03d}{rng.randint(1, 99):02d}{rng.randint(1, 9999):04d}", (3, 2)),
-        "URL": lambda: f"{rng.choice(['https://', 'http://', 'https://www.', 'www.'])}{domain(rng)}/{rng.choice(['', word(rng), word(rng) + '?id=' + digits(rng, 3)])}",
-        "DOMAIN": lambda: domain(rng), "CHINESE_ID": lambda: chinese_id(rng), "PASSPORT": lambda: rng.choice("EG") + digits(rng, 8),
-        "LICENSE_PLATE": lambda: rng.choice("京沪粤浙川") + rng.choice("ABC") + rng.choice(["", "·"]) + rng.choice([digits(rng, 5), "D" + digits(rng, 5)]),
-        "NAME": lambda: rng.choice("王李张刘陈杨赵黄周吴") + "".join(rng.choices("伟芳娜敏静丽强磊军洋勇艳杰涛明超", k=rng.randint(1, 2))),
+        "URL": lambda: (
+            f"{rng.choice(['https://', 'http://', 'https://www.', 'www.'])}{domain(rng)}/"
+            f"{rng.choice(['', word(rng), word(rng) + '?id=' + digits(rng, 3)])}"
+        ),
+        "DOMAIN": lambda: domain(rng),
+        "CHINESE_ID": lambda: chinese_id(rng),
+        "PASSPORT": lambda: rng.choice("EG") + digits(rng, 8),
+        "LICENSE_PLATE": lambda: (
+            rng.choice("京沪粤浙川") + rng.choice("ABC") + rng.choice(["", "·"]) + rng.choice([digits(rng, 5), "D" + digits(rng, 5)])
+        ),
+        "NAME": lambda: (
+            rng.choice("王李张刘陈杨赵黄周吴") + "".join(rng.choices("伟芳娜敏静丽强磊军洋勇艳杰涛明超", k=rng.randint(1, 2)))
+        ),
         "ADDRESS": lambda: chinese_address(rng),
-    }[kind]()  # fmt: skip
-    return chosen.translate({ord(digit): chr(ord(digit) + 0xFEE0) for digit in string.digits}) if language == "zh" and kind in ("CARD", "PHONE", "CHINESE_ID") and rng.random() < 0.15 else chosen
+    }[kind]()
+    return (
+        chosen.translate({ord(digit): chr(ord(digit) + 0xFEE0) for digit in string.digits})
+        if language == "zh" and kind in ("CARD", "PHONE", "CHINESE_ID") and rng.random() < 0.15
+        else chosen
+    )
 
 
-WORDS = {"CARD": ("card", "信用卡"), "BANK_CARD": ("bank card", "银行卡号"), "EMAIL": ("mail", "邮箱"), "PHONE": ("phone", "电话"), "IBAN": ("account", "国际账号"), "IP": ("machine", "服务器"),
-         "SSN": ("SSN", "社保号"), "URL": ("page", "网页"), "DOMAIN": ("site", "网站"), "CHINESE_ID": ("identity", "身份证号"), "PASSPORT": ("passport", "护照号"),
-         "LICENSE_PLATE": ("plate", "车牌"), "NAME": ("", "姓名"), "ADDRESS": ("", "地址")}  # fmt: skip
-FRAMES = {"en": ["My {word} is {value}.", "Is {value} still the right {word}?", "Please note {word}: {value}, thank you", "Changed to {value} yesterday"],
-          "zh": ["我的{word}是{value}，谢谢", "{word}：{value}已经变更了", "请把{word}改成{value}。", "从昨天起改用{value}了"]}
+WORDS = {
+    "CARD": ("card", "信用卡"),
+    "BANK_CARD": ("bank card", "银行卡号"),
+    "EMAIL": ("mail", "邮箱"),
+    "PHONE": ("phone", "电话"),
+    "IBAN": ("account", "国际账号"),
+    "IP": ("machine", "服务器"),
+    "SSN": ("SSN", "社保号"),
+    "URL": ("page", "网页"),
+    "DOMAIN": ("site", "网站"),
+    "CHINESE_ID": ("identity", "身份证号"),
+    "PASSPORT": ("passport", "护照号"),
+    "LICENSE_PLATE": ("plate", "车牌"),
+    "NAME": ("", "姓名"),
+    "ADDRESS": ("", "地址"),
+}
+FRAMES = {
+    "en": [
+        "My {word} is {value}.",
+        "Is {value} still the right {word}?",
+        "Please note {word}: {value}, thank you",
+        "Changed to {value} yesterday",
+    ],
+    "zh": ["我的{word}是{value}，谢谢", "{word}：{value}已经变更了", "请把{word}改成{value}。", "从昨天起改用{value}了"],
+}
 
 
 def made_up(language):
     """Sentences with one made-up value each; unsigned SSNs, names and addresses only where a word says what they are."""
     rng, rows = random.Random(7), []
     for kind in WORDS:
-        if language == "en" and kind in ("NAME", "ADDRESS", "LICENSE_PLATE"): continue
+        if language == "en" and kind in ("NAME", "ADDRESS", "LICENSE_PLATE"):
+            continue
         for number in range(VALUES):
-            made, frame = value(kind, rng, language), FRAMES[language][number % (3 if kind not in ("SSN", "NAME", "ADDRESS", "PHONE", "PASSPORT") else 1)]
-            if number % 4 == 3 and kind not in ("SSN", "NAME", "PASSPORT"): frame = FRAMES[language][3]
+            made, frame = (
+                value(kind, rng, language),
+                FRAMES[language][number % (3 if kind not in ("SSN", "NAME", "ADDRESS", "PHONE", "PASSPORT") else 1)],
+            )
+            if number % 4 == 3 and kind not in ("SSN", "NAME", "PASSPORT"):
+                frame = FRAMES[language][3]
             start = frame.replace("{word}", WORDS[kind][language == "zh"]).index("{value}")
             rows.append((frame.format(word=WORDS[kind][language == "zh"], value=made), [(kind, start, start + len(made))]))
     return rows
@@ -172,15 +288,29 @@ def harmless(rng):
     """A sentence with numbers and nothing personal."""
     day = date(1990, 1, 1) + timedelta(days=rng.randrange(15_000))
     number, amount = rng.randrange(10**6, 10**8), rng.randrange(1000, 10**7)
-    return rng.choice([
-        f"The price is ${amount:,}.{rng.randint(10, 99)} and ${amount / 7:,.2f} with tax.", f"价格为{amount}元，优惠{rng.randint(10, 99)}.5元。", f"It was sent on {day} at 12:45:{rng.randint(10, 59)}.",
-        f"会议定于{day.year}年{day.month}月{day.day}日14:30举行", f"Due {day:%d/%m/%Y}, paid {day:%m-%d-%Y}, closed {day:%d.%m.%Y}.", f"Upgrade to version {rng.randint(1, 9)}.{rng.randint(0, 20)}.{rng.randint(0, 99)}-rc1.",
-        f"请升级到版本{rng.randint(1, 9)}.{rng.randint(0, 20)}.{rng.randint(0, 9)}.{rng.randint(0, 9)}", f"Order {number}{number} has shipped, invoice no. {number}.", f"订单号{day:%Y%m%d}{number}已发货，流水号{number}",
-        f"ISBN 978-3-16-{rng.randint(100000, 999999)}-0, pages {rng.randint(100, 400)}-{rng.randint(401, 900)}.", f"About {amount:,} people, {rng.random():.7f} of all, from 1990-{day.year}.",
-        f"占比{rng.random() * 100:.4f}%，共{amount}人，同比增长{rng.randint(1, 90)}.{rng.randint(10, 99)}%", f"Model HX-{number} weighs {rng.randint(100, 9999)} kg, {rng.randint(100, 999)} x {rng.randint(100, 999)} mm.",
-        f"x = {number} * {amount} + {rng.random():.9f}", f"Open report_{day:%Y%m%d}.pdf in {word(rng)}.py, line {rng.randint(1, 9999)}, commit {rng.getrandbits(40):010x}.", f"Sales: {amount} {number} {amount * 3} {number // 7}",
-        f"Room {rng.randint(100, 999)}, seat {rng.randint(1, 40)}B, flight LH{rng.randint(100, 9999)}, {rng.randint(1000, 9999)} miles.", f"见第{rng.randint(1, 40)}章{rng.randint(1, 9)}.{rng.randint(1, 9)}.{rng.randint(1, 9)}节，编号{number}",
-    ])  # fmt: skip
+    return rng.choice(
+        [
+            f"The price is ${amount:,}.{rng.randint(10, 99)} and ${amount / 7:,.2f} with tax.",
+            f"价格为{amount}元，优惠{rng.randint(10, 99)}.5元。",
+            f"It was sent on {day} at 12:45:{rng.randint(10, 59)}.",
+            f"会议定于{day.year}年{day.month}月{day.day}日14:30举行",
+            f"Due {day:%d/%m/%Y}, paid {day:%m-%d-%Y}, closed {day:%d.%m.%Y}.",
+            f"Upgrade to version {rng.randint(1, 9)}.{rng.randint(0, 20)}.{rng.randint(0, 99)}-rc1.",
+            f"请升级到版本{rng.randint(1, 9)}.{rng.randint(0, 20)}.{rng.randint(0, 9)}.{rng.randint(0, 9)}",
+            f"Order {number}{number} has shipped, invoice no. {number}.",
+            f"订单号{day:%Y%m%d}{number}已发货，流水号{number}",
+            f"ISBN 978-3-16-{rng.randint(100000, 999999)}-0, pages {rng.randint(100, 400)}-{rng.randint(401, 900)}.",
+            f"About {amount:,} people, {rng.random():.7f} of all, from 1990-{day.year}.",
+            f"占比{rng.random() * 100:.4f}%，共{amount}人，同比增长{rng.randint(1, 90)}.{rng.randint(10, 99)}%",
+            f"Model HX-{number} weighs {rng.randint(100, 9999)} kg, {rng.randint(100, 999)} x {rng.randint(100, 999)} mm.",
+            f"x = {number} * {amount} + {rng.random():.9f}",
+            f"Open report_{day:%Y%m%d}.pdf in {word(rng)}.py, line {rng.randint(1, 9999)}, commit {rng.getrandbits(40):010x}.",
+            f"Sales: {amount} {number} {amount * 3} {number // 7}",
+            f"Room {rng.randint(100, 999)}, seat {rng.randint(1, 40)}B, "
+            f"flight LH{rng.randint(100, 9999)}, {rng.randint(1000, 9999)} miles.",
+            f"见第{rng.randint(1, 40)}章{rng.randint(1, 9)}.{rng.randint(1, 9)}.{rng.randint(1, 9)}节，编号{number}",
+        ]
+    )
 
 
 def ordinary():
@@ -188,16 +318,23 @@ def ordinary():
     folder = get_settings().datasets_dir
     articles = json.loads((folder / "squad/dev-v1.1.json").read_text(encoding="utf-8"))["data"]
     sums = [json.loads(line) for line in (folder / "gsm8k/test.jsonl").read_text(encoding="utf-8").splitlines()]
-    with open(folder / "chnsenticorp/ChnSentiCorp_htl_all.csv", encoding="utf-8") as file: reviews = [row["review"] for row in csv.DictReader(file)]
-    found = {"articles (SQuAD)": [part["context"] for article in articles for part in article["paragraphs"]], "sums (GSM8K)": [row["question"] + row["answer"] for row in sums],
-             "hotel reviews, Chinese": reviews}
+    with open(folder / "chnsenticorp/ChnSentiCorp_htl_all.csv", encoding="utf-8") as file:
+        reviews = [row["review"] for row in csv.DictReader(file)]
+    found = {
+        "articles (SQuAD)": [part["context"] for article in articles for part in article["paragraphs"]],
+        "sums (GSM8K)": [row["question"] + row["answer"] for row in sums],
+        "hotel reviews, Chinese": reviews,
+    }
     return {name: [text for text in texts if hashlib.sha256(text.encode()).digest()[0] % 2][:1000] for name, texts in found.items()}
 
 
 def false_alarms(name, texts):
     """Characters of ordinary text that are left alone by each arm, patterned kinds only."""
     total = sum(map(len, texts))
-    return [share("ordinary text untouched", name, arm, "", total - sum(len(covered(find(text), set(PATTERNED))) for text in texts), total) for arm, find in ARMS.items()]
+    return [
+        share("ordinary text untouched", name, arm, "", total - sum(len(covered(find(text), set(PATTERNED))) for text in texts), total)
+        for arm, find in ARMS.items()
+    ]
 
 
 def speed(name, texts):
@@ -214,15 +351,28 @@ def speed(name, texts):
 def main():
     """Measure all and record one table."""
     table = measured("labelled sentences", labelled())
-    for language, name in (("en", "made-up values, English"), ("zh", "made-up values, Chinese")): table += measured(name, made_up(language))
+    for language, name in (("en", "made-up values, English"), ("zh", "made-up values, Chinese")):
+        table += measured(name, made_up(language))
     sentences = [harmless(random.Random(seed)) for seed in range(1000)]
-    for arm, find in ARMS.items(): table.append(share("harmless sentences untouched", "made-up numbers", arm, "", sum(not find(text) for text in sentences), len(sentences)))
+    for arm, find in ARMS.items():
+        table.append(
+            share("harmless sentences untouched", "made-up numbers", arm, "", sum(not find(text) for text in sentences), len(sentences))
+        )
     texts = ordinary()
-    for name, some in texts.items(): table += false_alarms(name, some)
+    for name, some in texts.items():
+        table += false_alarms(name, some)
     table += [speed(name, some) for name, some in texts.items() if "GSM8K" not in name]
-    record_curve("enterprise_privacy", table, note="found: every character of the value is masked under its kind; Wilson intervals over values, for characters they are too narrow; "
-                 "speed: median, slowest and fastest of five", labelled="presidio-research synth_dataset_v2, half by hash", values_of_a_kind=VALUES)
+    record_curve(
+        "enterprise_privacy",
+        table,
+        note="found: every character of the value is masked under its kind; Wilson intervals over values, "
+        "for characters they are too narrow; "
+        "speed: median, slowest and fastest of five",
+        labelled="presidio-research synth_dataset_v2, half by hash",
+        values_of_a_kind=VALUES,
+    )
     return 0
 
 
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,12 +11,32 @@ import pytest
 from llmguide.enterprise.privacy import KINDS, PATTERNED, find_pii, mask_pii, number_pii, unmask
 
 KNOWN = {
-    "CARD": ["4111 1111 1111 1111", "378282246310005", "5555-5555-5555-4444", "４１１１１１１１１１１１１１１１", "4111\u00a01111\u00a01111\u00a01111", "4111\u200b111111111111"],
-    "BANK_CARD": ["6222021001116245702", "6222 0210 0111 6245 702"], "IBAN": ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "fr1420041010050500013m02606"],
-    "EMAIL": ["a.b+c@mail.example.co.uk", "zhang＠qq.com", "li (at) 163 [dot] com", "müller@straße.de"], "IP": ["10.0.0.7", "2001:db8::1", "fe80::1ff:fe23:4567:890a"],
-    "PHONE": ["+44 7911 123456", "(212) 555-0187 ext. 12", "138-1234-5678", "１３８１２３４５６７８", "0571-87654321转8001", "+86 138 1234 5678", "٠٥٠ ١٢٣ ٤٥٦٧"],
-    "SSN": ["078-05-1120"], "URL": ["https://a.example.com/x?y=1", "www.example.cn/a"], "DOMAIN": ["shop.example.com"], "CHINESE_ID": ["11010519491231002X", "110105 19491231 002x"],
-}  # fmt: skip
+    "CARD": [
+        "4111 1111 1111 1111",
+        "378282246310005",
+        "5555-5555-5555-4444",
+        "４１１１１１１１１１１１１１１１",
+        "4111\u00a01111\u00a01111\u00a01111",
+        "4111\u200b111111111111",
+    ],
+    "BANK_CARD": ["6222021001116245702", "6222 0210 0111 6245 702"],
+    "IBAN": ["DE89 3704 0044 0532 0130 00", "GB29NWBK60161331926819", "fr1420041010050500013m02606"],
+    "EMAIL": ["a.b+c@mail.example.co.uk", "zhang＠qq.com", "li (at) 163 [dot] com", "müller@straße.de"],
+    "IP": ["10.0.0.7", "2001:db8::1", "fe80::1ff:fe23:4567:890a"],
+    "PHONE": [
+        "+44 7911 123456",
+        "(212) 555-0187 ext. 12",
+        "138-1234-5678",
+        "１３８１２３４５６７８",
+        "0571-87654321转8001",
+        "+86 138 1234 5678",
+        "٠٥٠ ١٢٣ ٤٥٦٧",
+    ],
+    "SSN": ["078-05-1120"],
+    "URL": ["https://a.example.com/x?y=1", "www.example.cn/a"],
+    "DOMAIN": ["shop.example.com"],
+    "CHINESE_ID": ["11010519491231002X", "110105 19491231 002x"],
+}
 FRAMES = ["{}", "at {} now", "是{}，谢谢", "（{}）", '"{}".', "first\n{}\nlast"]
 
 
@@ -31,10 +51,31 @@ def test_known_values_are_found_to_the_character_in_both_languages(kind):
             assert text[found[0]["start"] : found[0]["end"]] == value
 
 
-@pytest.mark.parametrize("text", [
-    "", " \n\t", "plain words", "价格为12345元", "on 2024-05-06 12:30:45", "version 1.2.3.4", "1,234,567.89", "Node.js and readme.md", "order 4111111111111111",
-    "订单号202405061234567890", "3.14159265358979", "1990-2000", "x = 1234567 * 7654321", "10:30 to 11:45", "ISBN 978-3-16-148410-0", "std::vector", "\0\x01\x7f", "🙂" * 50, "@ @@ a@ @b", "[EMAIL] [CARD_1]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n\t",
+        "plain words",
+        "价格为12345元",
+        "on 2024-05-06 12:30:45",
+        "version 1.2.3.4",
+        "1,234,567.89",
+        "Node.js and readme.md",
+        "order 4111111111111111",
+        "订单号202405061234567890",
+        "3.14159265358979",
+        "1990-2000",
+        "x = 1234567 * 7654321",
+        "10:30 to 11:45",
+        "ISBN 978-3-16-148410-0",
+        "std::vector",
+        "\0\x01\x7f",
+        "🙂" * 50,
+        "@ @@ a@ @b",
+        "[EMAIL] [CARD_1]",
+    ],
+)
 def test_text_without_anything_personal_is_not_altered(text):
     assert mask_pii(text) == (text, [])
 
@@ -48,7 +89,11 @@ def test_a_wrong_checksum_is_no_card_unless_a_word_says_so():
 
 def test_kinds_choose_and_unknown_ones_are_named():
     text = "jo@a.com 10.0.0.7"
-    assert mask_pii(text, ["ip"])[0] == "jo@a.com [IP]" and mask_pii(text, "EMAIL")[0] == "[EMAIL] 10.0.0.7" and mask_pii(text, [])[0] == text
+    assert (
+        mask_pii(text, ["ip"])[0] == "jo@a.com [IP]"
+        and mask_pii(text, "EMAIL")[0] == "[EMAIL] 10.0.0.7"
+        and mask_pii(text, [])[0] == text
+    )
     with pytest.raises(ValueError, match="MAIL.*choose from URL"):
         mask_pii(text, ["MAIL"])
 
@@ -76,23 +121,48 @@ def test_spans_are_in_order_apart_and_inside_for_any_text():
         assert len(masked) == len(text) + sum(len(each["type"]) + 2 - len(each["text"]) for each in found)
 
 
-@pytest.mark.parametrize("piece", ["1", "a", "a.", "a@", "1 ", "(1) ", "+1 ", "GB12", "::", "1.1.", "6222-", "is at ", "王", "路1号", "Dr. A", "A b 1 ", "1 A ", "address is 1", "http://!", "\u200b1", "卡号1"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1",
+        "a",
+        "a.",
+        "a@",
+        "1 ",
+        "(1) ",
+        "+1 ",
+        "GB12",
+        "::",
+        "1.1.",
+        "6222-",
+        "is at ",
+        "王",
+        "路1号",
+        "Dr. A",
+        "A b 1 ",
+        "1 A ",
+        "address is 1",
+        "http://!",
+        "\u200b1",
+        "卡号1",
+    ],
+)
 def test_no_line_takes_time_out_of_proportion(piece):
     def seconds(length):
         start = time.process_time()
         mask_pii(piece * (length // len(piece)))
         return time.process_time() - start
 
-    short, long = seconds(10_000), seconds(40_000)
-    assert long < 8 * max(short, 0.02), f"{piece!r}: {short:.2f} s, four times as long {long:.2f} s"
+    short, long = seconds(5_000), seconds(20_000)
+    assert long < 8 * max(short, 0.03), f"{piece!r}: {short:.2f} s, four times as long {long:.2f} s"
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("piece", ["1", "a", "a.", "a@", "1 ", "::", "6222-", "王", "路1号", "1 A ", "+1 "])
-def test_a_line_of_a_megabyte_ends(piece):
-    start = time.process_time()
-    mask_pii(piece * (1_000_000 // len(piece.encode())))
-    assert time.process_time() - start < 60
+def test_a_line_of_a_megabyte_ends(repetitions):
+    for piece in ["6222-", "::", "a.", "1 A ", "+1 ", "a", "1", "a@", "1 ", "王", "路1号"][: repetitions(1, 11)]:
+        start = time.process_time()
+        mask_pii(piece * (1_000_000 // len(piece.encode())))
+        assert time.process_time() - start < 60, piece
 
 
 def test_many_threads_find_the_same():

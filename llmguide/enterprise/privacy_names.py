@@ -26,10 +26,14 @@ PARTICLE = r"(?:(?:van|von|de|der|den|da|dos|di|la|le|el|al|bin|ibn)\s){0,2}"
 NAME = rf"(?:{WORD})(?:[ ]{PARTICLE}(?:[{UPPER}]\.?[ ])?(?:{WORD})){{0,2}}"
 START = rf"(?<![{UPPER}{LOWER}0-9&])(?<![Pp]roduct )(?<![Cc]ompany )(?<![Ff]ile )(?<![Bb]rand )(?<![Pp]roject )"
 TITLE = r"(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Herr|Frau|Señor|Monsieur|Mme)\.?"
-NOT_NAMES = (r"(?!(?:Mr|Mrs|Ms|Miss|Dr|Prof|Sir|Madam|All|Team|Customer|Support|There|Everyone|Everybody|Not|Very|Sorry|Happy|Afraid|Sure|The|This|That|Looking|Trying|Having|New|User|Friend|"
-             r"Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|October|November|December)\b)")
-ANNOUNCED = (r"(?:[Mm]y (?:full )?name is|MY NAME IS|[Nn]ame(?:d)?:|[Nn]ame is|[Ii] am|[Ii]'m|[Tt]his is|[Dd]ear|[Hh]i|[Hh]ello|[Rr]egards,|[Ss]incerely,|"
-             r"[Ss]igned(?: by)?:?|[Pp]atient:?|[Cc]ustomer:|[Cc]ontact:|[Ee]mployee:?|[Aa]ttn:?|[Ff]ollow up with|[Ss]peak to|[Cc]all me|[Dd]irected [Bb]y:)")
+NOT_NAMES = (r"(?!(?:Mr|Mrs|Ms|Miss|Dr|Prof|Sir|Madam|All|Team|Customer|Support|There|Everyone|Everybody|Not|Very|Sorry|Happy|"
+             r"Afraid|Sure|The|This|That|Looking|Trying|Having|New|User|Friend|"
+             r"Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|January|February|March|April|May|June|July|August|September|"
+             r"October|November|December)\b)")
+ANNOUNCED = (r"(?:[Mm]y (?:full )?name is|MY NAME IS|[Nn]ame(?:d)?:|[Nn]ame is|[Ii] am|[Ii]'m|[Tt]his is|[Dd]ear|[Hh]i|[Hh]ello|"
+             r"[Rr]egards,|[Ss]incerely,|"
+             r"[Ss]igned(?: by)?:?|[Pp]atient:?|[Cc]ustomer:|[Cc]ontact:|[Ee]mployee:?|[Aa]ttn:?|[Ff]ollow up with|[Ss]peak to|"
+             r"[Cc]all me|[Dd]irected [Bb]y:)")
 LOWER_NAME = rf"[{LOWER}]{{2,}}(?: [{LOWER}]\.?)?(?: [{LOWER}]{{2,}}){{1}}"
 ENGLISH_NAMES = [
     Rule("NAME", re.compile(rf"{START}{TITLE}\s{NOT_NAMES}({NAME})")),
@@ -59,14 +63,22 @@ CHINESE_NAMES = [
 ]
 
 # %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c13
-STREET = (r"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|Way|Place|Pl|Terrace|Parkway|Pkwy|Highway|Hwy|Crescent|Close|Circle|Trail")
+STREET = (r"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|Way|Place|Pl|Terrace|Parkway|Pkwy|"
+          r"Highway|Hwy|Crescent|Close|Circle|Trail")
 MONTH = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Channel"
 UNIT = r"(?:,?\s{1,2}(?:Apt|Apartment|Suite|Ste|Unit|Room|Floor|Fl)\.? ?#?[0-9A-Z\-]{1,6})"
-PLACE = rf"(?:,?\s{{1,2}}(?!I\b)[{UPPER}][{UPPER}{LOWER}.'\-]*(?: [{UPPER}][{UPPER}{LOWER}.'\-]*){{0,2}}){{0,3}}(?:,?\s[0-9]{{4,6}}(?:-\d{{3,4}})?)?"
+PLACE = (
+    rf"(?:,?\s{{1,2}}(?!I\b)[{UPPER}][{UPPER}{LOWER}.'\-]*(?: [{UPPER}][{UPPER}{LOWER}.'\-]*){{0,2}}){{0,3}}(?:,?\s[0-9]{{4,6}}(?"
+    rf":-\d{{3,4}})?)?"
+)
 INDENTED = r"(?:\n{1,2}[ ,][^\n\0?!]{1,40}){0,4}"  # the further lines of an address on an envelope
-LIVES = (r"(?:[Ll]i(?:ve|ves|ving) at|[Aa]ddress(?:\s[^\n\d]{0,40}?)?(?: is| to| with|:)|[Oo]ffices? (?:is|are) (?:located )?at|[Ll]ocated at|[Mm]eet (?:me )?at|"
+LIVES = (r"(?:[Ll]i(?:ve|ves|ving) at|[Aa]ddress(?:\s[^\n\d]{0,40}?)?(?: is| to| with|:)|[Oo]ffices? (?:is|are) (?:located )?at|"
+         r"[Ll]ocated at|[Mm]eet (?:me )?at|"
          r"(?:[Dd]eliver|[Ss]hip|[Ss]end|[Mm]ail)(?:ed)? (?:[^\n\d]{0,20} )?to|[Cc]orner of)")
-CHINESE_END = r"(?:路|街|大道|巷|胡同|弄|道|里|村)(?:[一-鿿0-9]{0,3}段)?\s?(?:甲|乙)?[0-9一二三四五六七八九十百]{1,6}(?:-\d{1,4})?号(?:院|楼)?"
+CHINESE_END = (
+    r"(?:路|街|大道|巷|胡同|弄|道|里|村)(?:[一-鿿0-9]{0,3}段)?\s?(?:甲|乙)?"
+    r"[0-9一二三四五六七八九十百]{1,6}(?:-\d{1,4})?号(?:院|楼)?"
+)
 CHINESE_INSIDE = r"(?:[一-鿿A-Za-z0-9]{0,12}?(?:单元|栋|幢|座|号楼|大厦|小区|花园|层|楼)){0,3}(?:[A-Za-z]?\d{1,5}(?:室|号|房)?)?"
 LEAD = re.compile(r".*(?:住在|住址|地址|位于|寄到|寄往|送到|送至|搬到|居住于|改成|改为|改用|还有|住|为|是|在|到|于|：|:)")
 
@@ -80,10 +92,13 @@ def chinese_address(match: re.Match) -> Span | None:
 
 
 ADDRESS_RULES = [
-    Rule("ADDRESS", re.compile(rf"(?<![0-9A-Za-z])\d{{1,6}}[A-Za-z]?(?: (?:[NSEW]\.? )?(?:{WORD}|\d{{1,4}}(?:st|nd|rd|th)?)){{1,5}}?,? (?:{STREET})\b\.?{UNIT}?{INDENTED}{PLACE}")),
-    Rule("ADDRESS", re.compile(rf"{START}(?:P\.? ?O\.? Box|PSC|Unit|USNS|USNV|USS) [{UPPER}0-9][{LOWER}0-9]*,?(?: Box \d+)?(?:\s(?:APO|FPO|DPO)(?: (?:AA|AE|AP))? ?\d{{0,5}})?")),
+    Rule("ADDRESS", re.compile(rf"(?<![0-9A-Za-z])\d{{1,6}}[A-Za-z]?(?: (?:[NSEW]\.? )?(?:{WORD}|\d{{1,4}}(?:st|nd|rd|th)?)){{1,5}}?"
+                    rf",? (?:{STREET})\b\.?{UNIT}?{INDENTED}{PLACE}")),
+    Rule("ADDRESS", re.compile(rf"{START}(?:P\.? ?O\.? Box|PSC|Unit|USNS|USNV|USS) [{UPPER}0-9][{LOWER}0-9]*,?(?: Box \d+)?(?:\s(?"
+                    rf":APO|FPO|DPO)(?: (?:AA|AE|AP))? ?\d{{0,5}})?")),
     Rule("ADDRESS", re.compile(rf"{START}{LIVES} (?=[^\n]{{0,60}}\d)((?:[^\n.?!;\0]|\.(?= ?\w)){{3,70}}{INDENTED})")),
-    Rule("ADDRESS", re.compile(rf"(?<![0-9A-Za-z])\d{{2,6}}[A-Za-z]?(?! (?:{MONTH}))(?: {PARTICLE}(?:{WORD})){{1,4}} \d{{1,5}}\b{UNIT}?{INDENTED}{PLACE}")),
+    Rule("ADDRESS", re.compile(rf"(?<![0-9A-Za-z])\d{{2,6}}[A-Za-z]?(?! (?:{MONTH}))(?: {PARTICLE}(?:{WORD})){{1,4}} \d{{1,5}}"
+                    rf"\b{UNIT}?{INDENTED}{PLACE}")),
     Rule("ADDRESS", re.compile(CHINESE_END + CHINESE_INSIDE), chinese_address),
 ]
 NAME_RULES = [*ENGLISH_NAMES, *CHINESE_NAMES, *ADDRESS_RULES]

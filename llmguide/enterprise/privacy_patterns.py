@@ -25,7 +25,8 @@ def _plain_characters() -> dict[int, str]:
     codes = [*range(0x660, 0x10000), *range(0x1D7CE, 0x1D800)]
     table = {code: str(unicodedata.digit(chr(code))) for code in codes if unicodedata.category(chr(code)) == "Nd"}
     table |= {code: chr(code - 0xFEE0) for code in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), *map(ord, "＠．－＋：／（）＿＃"))}
-    return table | dict.fromkeys(map(ord, "‐‑‒–−⁃"), "-") | dict.fromkeys(map(ord, "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000"), " ")
+    return table | dict.fromkeys(map(ord, "‐‑‒–−"
+                    "⁃"), "-") | dict.fromkeys(map(ord, "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000"), " ")
 
 
 PLAIN = _plain_characters()
@@ -105,7 +106,8 @@ def said(match: re.Match, words: re.Pattern, length: int = 30) -> bool:
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c15
 LATIN = "A-Za-z0-9À-ɏͰ-ӿ"  # letters of European alphabets; \w would take in Chinese
 LINK = rf"[{LATIN}\-._~:/?#\[\]@!$&'()*+,;=%]*[{LATIN}/_=&#~%\-]"
-ENDINGS = ("com|net|org|edu|gov|mil|int|info|biz|name|pro|mobi|asia|app|dev|tech|shop|store|site|online|xyz|top|club|vip|cloud|blog|wiki|"
+ENDINGS = ("com|net|org|edu|gov|mil|int|info|biz|name|pro|mobi|asia|app|dev|tech|shop|store|site|online|xyz|top|club|vip|cloud|blog|"
+           "wiki|"
            "cn|hk|tw|mo|jp|kr|sg|th|vn|ph|uk|ie|fr|de|nl|lu|ch|es|pt|pl|cz|sk|hu|ro|bg|gr|tr|ru|ua|dk|se|fi|ee|lv|lt|"
            "si|hr|rs|cy|mt|eu|us|ca|mx|br|ar|cl|uy|pe|co|ve|ec|au|nz|za|ng|ke|eg|ma|il|ae|sa|ir|pk|ai|io|gl")
 UNSURE = "at|be|is|it|no|in|id|me|tv|cc|my|so|to|am|fm|li|ly|ws|la|im|sh|md|py|pl|ps|ml|info|zip|mov|news|link|live|life|work|world"
@@ -142,10 +144,11 @@ UNION_PAY = re.compile(r"62|9558|60\d\d|81")
 CARD_WORDS = re.compile(r"(?i)(?:card|visa|amex|debit|credit)\b[^\n\d]{0,20}$")
 BANK_WORDS = re.compile(r"(?:卡号|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户|帐户|尾号)[^\n\d]{0,12}$")
 OTHER_NUMBER = re.compile(
-    r"(?i)(?:\b(?:order|invoice|tracking|ticket|serial|part|version|isbn|doi|sku|reference|ref|case|article|flight)\b|订单|单号|发票|流水|编号|版本|序列|批号|条码)"
+    r"(?i)(?:\b(?:order|invoice|tracking|ticket|serial|part|version|isbn|doi|sku|reference|ref|case|article|flight)\b|订单|单号|发票|流水|编号"
+    r"|版本|序列|批号|条码)"
     r"[^\n\d.,;。，；]{0,16}$"
 )
-DIGIT_RUN = r"(?<![\dA-Z])(?<![A-Za-z]-)(?=(\d{3,19}(?:[ .\-]\d{2,13}){0,5}(?!\d)))"
+DIGIT_RUN = r"(?<![\dA-Z])(?<![A-Za-z]-)(?:(?<!\d{4}[ .\-]\d{4}[ .\-])|(?=\d{12}))(?=(\d{3,19}(?:[ .\-]\d{2,13}){0,5}(?!\d)))"
 
 
 def only_digits(text: str) -> str:
@@ -200,7 +203,10 @@ def chinese_id(match: re.Match) -> Span | None:
     return match.span() if said(match, ID_WORDS) or (len(number) == 18 and mod_11_2.is_valid(number.upper())) else None
 
 
-ID_FORM = r"[1-9]\d{5}[ \-]?(?:(?:18|19|20)\d{2}[ \-]?(?:0[1-9]|1[0-2])[ \-]?(?:0[1-9]|[12]\d|3[01])[ \-]?\d{3}[\dXx]|\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3})"
+ID_FORM = (
+    r"[1-9]\d{5}[ \-]?(?:(?:18|19|20)\d{2}[ \-]?(?:0[1-9]|1[0-2])[ \-]?(?:0[1-9]|[12]\d|3[01])[ \-]?\d{3}[\dXx]|\d{2}(?:0[1-9]|"
+    r"1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3})"
+)
 NUMBER_RULES = [
     Rule("IBAN", re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}\d{2}(?:[ .\-]?[A-Za-z0-9]){11,30}))"), account),
     Rule("CHINESE_ID", re.compile(rf"(?<![A-Za-z0-9]){ID_FORM}(?![A-Za-z0-9])"), chinese_id),
@@ -228,13 +234,18 @@ PLATE = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉�
 NUMBER = r"[^\n\w]{0,3}(?:number|no\.?|num|#|号码?)?(?: is|为|是)?[^\n\w]{0,3}"
 DOCUMENT_RULES = [
     Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<!\d[.\-])(?:\d{1,3}\.){3}\d{1,3}(?!\d|[.\-]\d)"), machine),
-    Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<![0-9A-Fa-f:]:)(?:[0-9A-Fa-f]{1,4}:|(?<!:)::)[0-9A-Fa-f:]{1,38}(?:(?<=:)\d{1,3}(?:\.\d{1,3}){3})?(?<!:)(?![A-Za-z0-9:])"), machine),
-    Rule("SSN", re.compile(r"(?<![\dA-Za-z])(?<!\d[-.])(?!000|666)\d{3}([- .])(?!00)\d{2}\1(?!0000)\d{4}(?![-.]?\d)"), lambda match: match.span()),
-    Rule("SSN", re.compile(r"(?i)(?:\bssn|social security|社会?安全?号|社保号)[^\n\d]{0,20}(\d{3}[^\d\n]{0,2}\d{2}[^\d\n]{0,2}\d{4})(?!\d)")),
+    Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<![0-9A-Fa-f:]:)(?:[0-9A-Fa-f]{1,4}:|(?<!:)::)[0-9A-Fa-f:]{1,38}(?:(?<=:)\d{1,3}(?"
+                    r":\.\d{1,3}){3})?(?<!:)(?![A-Za-z0-9:])"), machine),
+    Rule("SSN", re.compile(r"(?<![\dA-Za-z])(?<!\d[-.])(?!000|666)\d{3}([- .])(?!00)\d{2}\1(?!0000)\d{4}(?![-.]?"
+                    r"\d)"), lambda match: match.span()),
+    Rule("SSN", re.compile(r"(?i)(?:\bssn|social security|社会?安全?号|社保号)"
+                           r"[^\n\d]{0,20}(\d{3}[^\d\n]{0,2}\d{2}[^\d\n]{0,2}\d{4})(?!\d)")),
     Rule("PASSPORT", re.compile(rf"(?i)(?:passport|护照|通行证){NUMBER}([A-Z]{{0,2}}\d{{6,9}})(?![A-Za-z0-9])")),
     Rule("PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?:E[A-HJ-NP-Z]\d{7}|[EG]\d{8})(?![A-Za-z0-9])")),
-    Rule("DRIVER_LICENSE", re.compile(rf"(?i)(?:driv(?:er'?s?|ing) licen[cs]e|驾驶证|驾照){NUMBER}((?=[A-Z\-]{{0,6}}\d)[A-Z0-9][A-Z0-9\-]{{4,19}})(?![A-Za-z0-9])")),
-    Rule("LICENSE_PLATE", re.compile(rf"[{PLATE}][A-HJ-NP-Z][ ·•\-]?(?:[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳]|[DF][A-HJ-NP-Z0-9]\d{{4}}|\d{{5}}[DF])(?![A-Za-z0-9])")),
+    Rule("DRIVER_LICENSE", re.compile(rf"(?i)(?:driv(?:er'?s?|ing) licen[cs]e|驾驶证|驾照){NUMBER}((?=[A-Z\-]{{0,6}}\d)[A-Z0-9]"
+                    rf"[A-Z0-9\-]{{4,19}})(?![A-Za-z0-9])")),
+    Rule("LICENSE_PLATE", re.compile(rf"[{PLATE}][A-HJ-NP-Z][ ·•\-]?(?:[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳]|[DF][A-HJ-NP-Z0-9]"
+                    rf"\d{{4}}|\d{{5}}[DF])(?![A-Za-z0-9])")),
 ]
 
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c28

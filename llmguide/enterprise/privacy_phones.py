@@ -9,7 +9,7 @@ __all__ = ['EXTENSION', 'NO_DIGIT', 'CLEAR_RULES', 'RUN', 'PHONE_WORDS', 'LINE_A
 # %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c02
 import re
 
-from .privacy_patterns import OTHER_NUMBER, Rule, Span, before, only_digits, said
+from .privacy_patterns import OTHER_NUMBER, Rule, Span, only_digits, said
 
 # %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c07
 EXTENSION = r"(?:\s?(?:x|ext\.?|extension|转|分机号?|内线|#)[ :]?\d{1,6}|-\d{1,4}(?=\D|$))?(?![\d])"
@@ -26,27 +26,39 @@ def international(match: re.Match) -> Span | None:
 
 
 CLEAR_RULES = [
-    Rule("PHONE", re.compile(rf"(?<![A-Za-z0-9])(?:\+ ?|(?<![\d.,\-])00 ?|(?<=\()\+)[1-9]\d{{0,3}}(?:[ .\-/]{{0,2}}(?:\(\d{{1,5}}\)|\d{{1,12}})){{1,7}}(?!\d)(?:{EXTENSION})?"), international),
-    Rule("PHONE", re.compile(rf"(?<![A-Za-z0-9])(?<!\d[.,])(?:\(?86\)?[ \-]?)?1[3-9]\d(?:[ .\-]?\d{{4}}[ .\-]?\d{{4}}|[ .\-]\d{{3}}[ .\-]\d{{5}})(?!\d)(?![.,]\d)"),
+    Rule("PHONE", re.compile(rf"(?<![A-Za-z0-9])(?:\+ ?|(?<![\d.,\-])00 ?|(?<=\()\+)[1-9]\d{{0,3}}(?:[ .\-/]{{0,2}}(?:\(\d{{1,5}}\)|"
+                    rf"\d{{1,12}})){{1,7}}(?!\d)(?:{EXTENSION})?"), international),
+    Rule("PHONE", re.compile(r"(?<![A-Za-z0-9])(?<!\d[.,])(?:\(?86\)?[ \-]?)?1[3-9]\d(?:[ .\-]?\d{4}[ .\-]?\d{4}|[ .\-]\d{3}"
+                    r"[ .\-]\d{5})(?!\d)(?![.,]\d)"),
          lambda match: None if said(match, OTHER_NUMBER) else match.span()),
-    Rule("PHONE", re.compile(rf"{NO_DIGIT}(?:(?:86[ \-]?)?(?:\(0\d{{2,3}}\)|0\d{{2,3}})[ \-]?[2-9]\d{{2,3}}[ \-]?\d{{4}}|[48]00[ \-]\d{{3}}[ \-]?\d{{4}}|[48]00\d{{7}}){EXTENSION}"),
+    Rule("PHONE", re.compile(rf"{NO_DIGIT}(?:(?:86[ \-]?)?(?:\(0\d{{2,3}}\)|0\d{{2,3}})[ \-]?[2-9]\d{{2,3}}[ \-]?\d{{4}}|"
+                    rf"[48]00[ \-]\d{{3}}[ \-]?\d{{4}}|[48]00\d{{7}}){EXTENSION}"),
          lambda match: None if said(match, OTHER_NUMBER) else match.span()),
-    Rule("PHONE", re.compile(rf"{NO_DIGIT}(?:1[ .\-]?|\d\d[ .\-])?(?:\(\d{{3}}\) ?|\d{{3}}[ .\-])\d{{3}}[ .\-]\d{{4}}{EXTENSION}(?![.,]\d)"),
+    Rule("PHONE", re.compile(rf"{NO_DIGIT}(?:1[ .\-]?|\d\d[ .\-])?(?:\(\d{{3}}\) ?|\d{{3}}[ .\-])\d{{3}}[ .\-]\d{{4}}{EXTENSION}(?"
+                    rf"![.,]\d)"),
          lambda match: None if said(match, OTHER_NUMBER) else match.span()),
 ]  # fmt: skip
 
 # %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c10
-RUN = re.compile(r"(?<![A-Za-z0-9_$€£¥￥=<*])(?<!\d[.,:/\-])(?<!-)(?:\(\d+\)|\d+)(?:(?: ?[\-/] ?|[ .])?(?:\(\d++\)|\d++))*+(?:\s?(?:x|ext\.?|extension|转|分机号?)[ :]?\d{1,6})?(?![\dA-Za-z_%％°€$£¥￥]|[.,:/]\d| ?[=+*>])")
+RUN = re.compile(r"(?<![A-Za-z0-9_$€£¥￥=<*])(?<!\d[.,:/\-])(?<!-)(?:\(\d+\)|\d+)(?:(?: ?[\-/] ?|[ .])?(?:\(\d++\)|\d++))*+(?:\s?(?:x"
+                 r"|ext\.?|extension|转|分机号?)[ :]?\d{1,6})?(?![\dA-Za-z_%％°€$£¥￥]|[.,:/]\d| ?[=+*>])")
 PHONE_WORDS = re.compile(
-    r"(?i)(?:phone|\btel\b|telefon|mobile|\bcell|\bfax|\bdesk|\bcall|\bdial|\brang?\b|\bring\b|reach(?:ed)?\b|contact|whatsapp|\bsms\b|hotline|"
-    r"\btext(?:ed|ing)? (?:me|us|him|her|them)|messages? (?:to|on|at)|registered|\bhome:|\bwork:|\boffice:|landline|(?:my|her|his|our|your|their) (?:\w+ )?number|"
+    r"(?i)(?:phone|\btel\b|telefon|mobile|\bcell|\bfax|\bdesk|\bcall|\bdial|\brang?\b|\bring\b|reach(?:ed)?\b|contact|whatsapp|"
+    r"\bsms\b|hotline|"
+    r"\btext(?:ed|ing)? (?:me|us|him|her|them)|messages? (?:to|on|at)|registered|\bhome:|\bwork:|\boffice:|landline|(?:my|her|his|"
+    r"our|your|their) (?:\w+ )?number|"
     r"电话|手机|座机|传真|致电|拨打|来电|联系|热线|短信|号码|微信|whats)[^\n]{0,30}$")  # fmt: skip
-LINE_ABOVE = re.compile(r"(?i)(?:phone|tel|telephone|mobile|cell|fax|contact|电话|手机|传真|座机|联系方式)(?: number| no\.?)?[ :]{0,3}\n[ \t]{0,8}$")
-WORDS_AFTER = re.compile(r"(?i)[ ,(\-]{1,3}(?:office|fax|mobile|cell|home|work|desk|phone|tel\b|手机|电话|传真|is (?:my|her|his|our|the) (?:\w+ )?(?:phone|number))")
-DATE = re.compile(r"(?:1[6-9]|20)\d\d([ .\-/])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?!\d)|\d{1,2}([ .\-/])\d{1,2}\2(?:(?:1[6-9]|20)\d\d|\d\d)(?!\d)(?![ .\-/]\d)|"
+LINE_ABOVE = re.compile(r"(?i)(?:phone|tel|telephone|mobile|cell|fax|contact|电话|手机|传真|座机|联系方式)(?: number| no\.?)?[ :]{0,3}\n"
+                    r"[ \t]{0,8}$")
+WORDS_AFTER = re.compile(r"(?i)[ ,(\-]{1,3}(?:office|fax|mobile|cell|home|work|desk|phone|tel\b|手机|电话|传真|is (?:my|her|his|our|the) "
+                    r"(?:\w+ )?(?:phone|number))")
+DATE = re.compile(r"(?:1[6-9]|20)\d\d([ .\-/])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?!\d)|\d{1,2}([ .\-/])\d{1,2}\2(?:(?"
+                  r":1[6-9]|20)\d\d|\d\d)(?!\d)(?![ .\-/]\d)|"
                   r"(?:1\d|20)\d\d ?[\-/ ] ?(?:1\d|20)?\d\d(?!\d)$|(?:1[6-9]|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)")
 AMOUNT = re.compile(r"\d{1,2}(?:[ .]\d{3})+$|\d+\.\d+$|\d{3}(?:\.\d{3})+$|\d{3} 000(?: 000)*$")
-UNIT_AFTER = re.compile(r"(?i)\s?(?:%|percent|per cent|dollars?|euros?|pounds?|yuan|rmb|usd|eur|gbp|cny|元|万|亿|美元|人|个|件|年|月|日|km|kg|mm|cm|people|million|billion|square|votes|units|shares|bytes|tokens)")
+UNIT_AFTER = re.compile(r"(?i)\s?(?:%|percent|per cent|dollars?|euros?|pounds?|yuan|rmb|usd|eur|gbp|cny|"
+                        r"元|万|亿|美元|人|个|件|年|月|日|km|kg|m"
+                    r"m|cm|people|million|billion|square|votes|units|shares|bytes|tokens)")
 
 
 def _dialled(run: str) -> bool:
@@ -69,7 +81,8 @@ def number(match: re.Match) -> Span | None:
     above = text[max(0, match.start() - 30) : match.start()]
     if said(match, PHONE_WORDS, 45) or LINE_ABOVE.search(above) or WORDS_AFTER.match(after):
         return None if said(match, OTHER_NUMBER, 20) or UNIT_AFTER.match(after) else match.span()
-    other = said(match, OTHER_NUMBER) or UNIT_AFTER.match(after) or AMOUNT.match(run) or re.search(r"[\d][ ,;|\t]{1,3}$", above) or re.match(r"[ ,;|\t]{1,3}\d", after)
+    in_a_row = re.search(r"\d[ ,;|\t]{1,3}$", above) or re.match(r"[ ,;|\t]{1,3}\d", after)
+    other = in_a_row or said(match, OTHER_NUMBER) or UNIT_AFTER.match(after) or AMOUNT.match(run)
     return match.span() if not other and _dialled(run) else None
 
 
