@@ -68,7 +68,8 @@ def request(parts, number):
     tick()
     assert limiter.take(principal.user) == 0
     tick()
-    found = cache_key(canonical(question), principal.readers, version(), "model", "prompt")
+    state, names = version.look(principal.readers)
+    found = cache_key(canonical(question), names, state, "model", "prompt")
     if cache.get(found) is None: cache.put(found, ANSWER)
     tick()
     assert router.candidates(data_class(question, "public"), difficulty(question))

@@ -109,6 +109,21 @@ def test_every_change_of_the_ledger_is_another_version(tmp_path):
         version()
 
 
+def test_names_that_no_document_has_are_left_out(tmp_path):
+    """Users who see the same share an answer until a document tells them apart; where readers are unknown nobody shares."""
+    ledger, version = Ledger(tmp_path), IndexVersion(tmp_path)
+    ledger.put([entry("a"), entry("b", readers=("finance", "eva"))])
+    state, names = version.look({"ann", "finance"})
+    assert names == {"finance"} and version.look({"ben", "finance"}) == (state, names) and version.look({"ben"}) == (state, set())
+    assert version.look({"eva"})[1] == {"eva"} and version.look({"everyone"})[1] == {"everyone"}
+    ledger.put([entry("c", readers=("ann",))])
+    assert version.look({"ann", "finance"})[1] == {"ann", "finance"} and version.look({"ann"})[0] != state
+    ledger.put([entry("d", readers=None)])
+    assert version.look({"ben", "sales"})[1] == {"ben", "sales"}
+    version.close()
+    ledger.close()
+
+
 def test_memory_is_bounded_ends_and_gives_copies():
     """And many threads may use it."""
     cache = AnswerCache(size=50, seconds=0.3)

@@ -26,7 +26,7 @@ _all_ = ["canonical", "same_question"]
 # %% ../../nbs/4_enterprise/06_2_cache.ipynb #c05
 def cache_key(
     question: str,  # complete: with what it refers to, not only its last sentence; or its canonical form, for near hits
-    readers: Iterable[str],  # names under which the reader may read: `Principal.readers`
+    readers: Iterable[str],  # names under which the reader may read: `Principal.readers`, or those that matter, see `IndexVersion.look`
     version: str,  # of the index, see IndexVersion
     model: str,  # whose answer it is; "" for quotations
     prompt: str,  # text or hash of the prompt, with all settings that change the answer
@@ -43,25 +43,35 @@ class IndexVersion:
         self,
         folder,  # of the knowledge base's ledger: `base.folder`
     ):
-        self._ledger, self._lock, self._seen, self._version = Ledger(folder), threading.Lock(), None, None
+        self._ledger, self._lock, self._seen, self._state = Ledger(folder), threading.Lock(), None, (None, None)
         self._watch = sqlite3.connect(self._ledger.file, check_same_thread=False, timeout=5)
 
-    def __call__(self) -> str | None:
+    def __call__(self) -> str | None: return self.look(())[0]
+
+    def look(
+        self,
+        readers: Iterable[str],  # `Principal.readers`
+    ) -> tuple[str | None, frozenset[str]]:
+        "The state, and those of the names that any document's readers have."
         with self._lock:
             seen = self._watch.execute("pragma data_version").fetchone()
-            if seen != self._seen: self._seen, self._version = seen, self._read()
-            return self._version
+            if seen != self._seen: self._seen, self._state = seen, self._read()
+            version, names = self._state
+        return version, frozenset(readers) if names is None else names.intersection(readers)
 
-    def _read(self) -> str | None:
-        if self._ledger.begun(): return None
-        return hashlib.sha256(repr(list(self._ledger.entries().values())).encode()).hexdigest()[:16]
+    def _read(self) -> tuple[str | None, set[str] | None]:
+        if self._ledger.begun(): return None, None
+        entries = list(self._ledger.entries().values())
+        known = all(entry.readers is not None for entry in entries)
+        names = {name for entry in entries for name in entry.readers} if known else None
+        return hashlib.sha256(repr(entries).encode()).hexdigest()[:16], names
 
     def close(self) -> None:
         "Let go of the file."
         self._watch.close()
         self._ledger.close()
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c10
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c11
 _PUT = """
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], KEYS[1])
@@ -113,7 +123,7 @@ class AnswerCache:
         with self._lock: self._answers.clear()
         self._ask(lambda: self._redis.delete(_ORDER, *self._redis.zrange(_ORDER, 0, -1)))
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c11
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c12
 @patch
 def _from_memory(self: AnswerCache, key: str) -> str | None:
     with self._lock:
