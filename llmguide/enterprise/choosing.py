@@ -137,7 +137,11 @@ class Outcome(NamedTuple):
     text: str  # "": no tool was meant, or none could help
     trace: tuple[Step, ...] = ()
     pending: str | None = None  # id of a proposal
-    lacking: tuple[str, ...] = ()  # arguments to ask the user for
+    lacking: tuple[str, ...] = ()  # what to ask the user for, as the arguments describe it
+
+
+def _described(tool: Tool, name: str) -> str:
+    return tool.arguments.model_fields[name].description or name
 
 
 def _one_step(call: Call, tools: list[Tool], user: str, language: str) -> Step:
@@ -155,19 +159,20 @@ def use_tools(
     user: str,
     choose: Callable = choose_by_rules,
     language: str = "en",
+    conversation: str | None = None,  # where it was asked; a yes is looked for there
 ) -> Outcome:
     "Do what a message asks for, step by step; stop before anything with an effect and propose it."
     trace, by_name = [], {tool.name: tool for tool in tools}
     for _ in range(MOST_STEPS):
         call = choose(text, tools, [step.result for step in trace])
         if call is None or any((step.tool, step.arguments) == (call.tool, call.arguments) for step in trace): break
-        if call.lacking: return Outcome("", tuple(trace), lacking=call.lacking)
         tool = by_name.get(call.tool)
+        if call.lacking: return Outcome("", tuple(trace), lacking=tuple(_described(tool, name) for name in call.lacking))
         if tool and tool.effect:
             try: arguments = tool.check(call.arguments)
             except ValueError as problem: trace.append(Step(call.tool, call.arguments, str(problem), good=False))
             else:
-                id, question = confirmations.propose(tool, arguments, user), fill(tool.confirm[language], arguments)
+                id, question = confirmations.propose(tool, arguments, user, conversation), fill(tool.confirm[language], arguments)
                 return Outcome(question, (*trace, Step(tool.name, arguments, f"waits for a yes: {question}")), id)
         else: trace.append(_one_step(call, tools, user, language))
     return Outcome(next((step.result for step in reversed(trace) if step.good), ""), tuple(trace))

@@ -36,8 +36,8 @@ def open_orders(
     return f"sqlite:///{file}"
 
 # %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c07
-Number = Annotated[str, Field(pattern=r"^BR-\d{4}$", description="number of an order"), Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
-Amount = Annotated[float, Field(gt=0, le=500, description="EUR"), Find(
+Number = Annotated[str, Field(pattern=r"^BR-\d{4}$", description="order number 订单号"), Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
+Amount = Annotated[float, Field(gt=0, le=500, description="amount in EUR 金额（欧元）"), Find(
     r"(?<![\d.,-])(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|(?:\beur|€) ?(\d+(?:\.\d{1,2})?)(?![\d-]|[.,]\d)")]
 Measure = Annotated[str, Field(pattern="^(count|total|average)$", description="count, total or average"), Choose({
     "average": r"\baverage\b|\bmean\b|平均",

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-from sqlalchemy import Column, Engine, Float, String, Table, insert, select, update
+from sqlalchemy import Column, Engine, Float, ForeignKey, String, Table, insert, select, update
 
 from .database import create_tables, tables
 from .encryption import EncryptedText
+from .history import conversation_table
 
 # %% ../../nbs/4_enterprise/08_3_tools.ipynb #c07
 GIVEN = ("user", "language")  # arguments that the service fills in, never a model
@@ -96,7 +97,8 @@ MINUTES = 10.0  # that a proposal is open
 pending_table = Table(
     "pending_actions", tables, Column("id", String(40), primary_key=True), Column("user", String(200), nullable=False, index=True),
     Column("time", Float, nullable=False), Column("tool", String(80), nullable=False),
-    Column("arguments", EncryptedText(context="pending_actions.arguments"), nullable=False), Column("status", String(10), nullable=False))
+    Column("arguments", EncryptedText(context="pending_actions.arguments"), nullable=False), Column("status", String(10), nullable=False),
+    Column("conversation", ForeignKey(conversation_table.c.id, ondelete="CASCADE")))
 
 
 class Confirmations:
@@ -111,12 +113,24 @@ class Confirmations:
         tool: Tool,
         arguments: dict,
         user: str,
+        conversation: str | None = None,  # where it was asked
     ) -> str:
         "The id of a proposal; raises ValueError for wrong arguments."
         row = {"id": secrets.token_hex(16), "user": user, "time": time.time(), "tool": tool.name, "status": "open"}
-        row["arguments"] = json.dumps(tool.check(arguments), ensure_ascii=False, default=str)
+        row |= {"conversation": conversation, "arguments": json.dumps(tool.check(arguments), ensure_ascii=False, default=str)}
         with self.engine.begin() as database: database.execute(insert(pending_table).values(row))
         return row["id"]
+
+    def newest(
+        self,
+        user: str,
+        conversation: str,
+    ) -> str | None:
+        "The id of the last proposal that is open in a conversation."
+        column, oldest = pending_table.c, time.time() - 60 * MINUTES
+        mine = (column.user == user) & (column.conversation == conversation) & (column.status == "open") & (column.time > oldest)
+        with self.engine.connect() as database:
+            return database.execute(select(column.id).where(mine).order_by(column.time.desc()).limit(1)).scalar()
 
     def decide(
         self,
@@ -130,7 +144,8 @@ class Confirmations:
         with self.engine.begin() as database:
             decided = update(pending_table).where(mine).values(status="accepted" if accept else "declined")
             if not database.execute(decided).rowcount:
-                raise KeyError(f"there is nothing to confirm under {id[:40]}: it was decided, is older than {MINUTES:g} minutes or never was")
+                why = f"it was decided, is older than {MINUTES:g} minutes or never was"
+                raise KeyError(f"there is nothing to confirm under {id[:40]}: {why}")
             name, arguments = database.execute(select(column.tool, column.arguments).where(column.id == id)).one()
         return name, json.loads(arguments)
 
