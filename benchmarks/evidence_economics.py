@@ -10,10 +10,11 @@ import numpy as np
 from llmguide.enterprise.capacity import Predictor, reserve
 from llmguide.enterprise.costs import exactly, read_prices, times
 from llmguide.enterprise.economics import break_even, read_scenarios, share, yearly_costs
-from llmguide.evidence import Measurement, bootstrap_interval, load_curve, record
+from llmguide.evidence import Measurement, bootstrap_interval, load_curve, record, record_curve
 
 TARGET, SERVERS, QUESTIONS = 0.5, (1, 2, 4, 8), 60_000
 READ, WRITTEN, FIXED = 600, 80, 100_000  # tokens of a question with its passages, and of an answer; dollars
+SHOWN = ("company that writes", "public site with an API")  # the others are in the table
 SMALL, SOURCE = "smollm2-135m-instruct", "data folder of the project"
 
 
@@ -36,14 +37,17 @@ def put(claim, interval, method, note, model, rows, **config):
 
 
 def shares(prices):
-    """E6: what inference is of a year's cost, with people and of the machines alone."""
-    answers = seconds_of_answers()
+    """E6: what inference is of a year's cost, with people and of the machines alone, for every scenario."""
+    answers, rows = seconds_of_answers(), []
     measured = {"quotation": bootstrap_interval(answers), "small model": seconds_of_the_small_model()}
     for one in read_scenarios():
         year, note = yearly_costs(one, measured, prices), f"{one.questions_a_day:,.0f} questions a day; scenario: {one.source}"
         model = {"quotation": "none", "small model": SMALL, "API": "an API, list price"}[one.engine]
-        for without, name in (((), "with people"), (("people",), "machines alone")):
-            put("E6", share(year, without=without), f"{one.scenario}, {name}", note, model, len(answers))
+        for without, counted in (((), "with people"), (("people",), "machines alone")):
+            found = share(year, without=without)
+            rows.append({"scenario": one.scenario, "counted": counted, **found._asdict()})
+            if one.scenario in SHOWN: put("E6", found, f"{one.scenario}, {counted}", note, model, len(answers))
+    record_curve("enterprise_cost_shares", rows, note="inference, % of a year's cost; prices and scenarios from the project's tables")
 
 
 def even(prices):
