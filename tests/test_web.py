@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt install chromium")
 
 HANDBOOK = {"remote.md": "# Remote work\n\nYou may work from home on two days a week.\n",
-            "travel.md": "# Travel\n\n## Flights\n\nEconomy class is the rule. A manager approves business class for flights of more than eight hours.\n",
+            "travel.md": "# Travel\n\n## Flights\n\nEconomy class is the rule. "
+                         "A manager approves\nbusiness class for flights of more than eight hours.\n",
             "报销.md": "# 报销\n\n## 期限\n\n出差报销须在返回后十四天内提交发票。\n"}
 HOSTILE = "<img src=x onerror=\"window.hacked = 'yes'\"><script>window.hacked = 'yes'</script><b>bold</b>"
 
@@ -37,7 +39,7 @@ def service(tmp_path_factory):
         (home / "handbook" / name).write_text(text, encoding="utf-8")
     app = create_app(ServiceSettings(service_dir=home, handbooks=home / "handbook", port=0, rate=1000, burst=1000))
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started and thread.is_alive(): time.sleep(0.05)
@@ -65,7 +67,8 @@ def visit(service, browser):
         context.set_default_timeout(8000)
         page = context.new_page()
         page.on("pageerror", lambda problem: complaints.append(str(problem)))
-        page.on("console", lambda said: said.type == "error" and "Failed to load resource" not in said.text and complaints.append(said.text))
+        ours = lambda said: said.type == "error" and "Failed to load resource" not in said.text  # noqa: E731
+        page.on("console", lambda said: ours(said) and complaints.append(said.text))
         page.goto(service + path)
         page.locator("#question:focus, .view:not([hidden]) h1:focus").first.wait_for()
         return page
@@ -87,7 +90,8 @@ def ask(page, question):
 
 def stand_in(page, **reply):
     """Let a reply of our own come instead of the service's."""
-    whole = {"response": "", "sources": [], "refused": False, "message_id": None, "conversation": "0" * 32, "state": "bot", "trace": []} | reply
+    empty = {"response": "", "sources": [], "refused": False, "message_id": None, "trace": []}
+    whole = empty | {"conversation": "0" * 32, "state": "bot"} | reply
     events = f"event: token\ndata: {json.dumps({'text': whole['response']})}\n\nevent: done\ndata: {json.dumps(whole)}\n\n"
     page.route("**/api/chat", lambda route: route.fulfill(body=events, content_type="text/event-stream"))
 
@@ -111,7 +115,8 @@ def test_nothing_can_write_markup_or_call_elsewhere():
 
 def test_both_languages_have_the_same_words():
     words = (WEB / "words.js").read_text(encoding="utf-8")
-    english, chinese = (dict(re.findall(r"\b(\w+): \"([^\"]*)\"", words.split(f"const {name} = {{")[1].split("\n};")[0])) for name in ("en", "zh"))
+    part = lambda name: words.split(f"const {name} = {{")[1].split("\n};")[0]  # noqa: E731
+    english, chinese = (dict(re.findall(r"\b(\w+): \"([^\"]*)\"", part(name))) for name in ("en", "zh"))
     assert english.keys() == chinese.keys()
     for key, text in english.items(): assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", chinese[key])), key
     used = re.findall(r"data-t(?:-label|-placeholder)?=\"(\w+)\"", (WEB / "index.html").read_text(encoding="utf-8"))
@@ -172,6 +177,7 @@ def test_a_conversation_can_be_opened_again_and_deleted(visit):
 def test_feedback_with_a_correction_is_kept(visit):
     page = visit()
     answer = ask(page, "Who approves business class?")
+    assert "A manager approves business class" in answer.locator(".text").inner_text()  # the document's own line break is gone
     answer.get_by_role("button", name="Not helpful").click()
     answer.locator("textarea[name=comment]").fill("too short")
     answer.locator("textarea[name=correct]").fill("the manager")
@@ -222,7 +228,9 @@ def test_everything_can_be_done_with_the_keyboard(visit):
     page.keyboard.press("Escape")
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "question" and page.input_value("#question") == ""
-    page.evaluate("document.querySelector('#question').dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true}))")
+    page.keyboard.type("十四天")
+    page.evaluate("""document.querySelector('#question').dispatchEvent(
+        new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true}))""")  # as an input method does
     assert page.locator(".said").count() == 1
 
 
@@ -242,32 +250,7 @@ def test_on_a_phone_nothing_sticks_out_and_the_menu_opens_and_closes(visit):
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
 
 
-LOOK = """() => {
-  const problems = [], seen = (element) => element.checkVisibility({ visibilityProperty: true, opacityProperty: true }) && !element.closest(".unseen, .skip");
-  const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
-  if (new Set(ids).size < ids.length) problems.push("an id occurs twice");
-  for (const element of document.querySelectorAll("button, a, input, select, textarea, summary")) {
-    const name = element.getAttribute("aria-label") || [...(element.labels ?? [])].map((label) => label.textContent).join("") || (element.matches("input, textarea") ? "" : element.textContent);
-    if (!name.trim() && seen(element)) problems.push("no name: " + element.outerHTML.slice(0, 80));
-    if (element.tabIndex > 0) problems.push("tabindex: " + element.id);
-  }
-  for (const name of ["aria-labelledby", "aria-controls", "aria-describedby"]) for (const element of document.querySelectorAll(`[${name}]`))
-    for (const id of element.getAttribute(name).split(" ")) if (!document.getElementById(id)) problems.push(`${name} leads nowhere: ${id}`);
-  for (const nav of document.querySelectorAll("nav")) if (!nav.getAttribute("aria-label")) problems.push("a nav without a name");
-  if (document.querySelectorAll("main").length !== 1 || !document.documentElement.lang) problems.push("main or lang");
-  if ([...document.querySelectorAll("h1")].filter((title) => title.checkVisibility()).length !== 1) problems.push("not one h1");
-  const rgb = (text) => text.match(/[\\d.]+/g).map(Number), light = ([r, g, b]) => [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
-  const ground = (element) => { for (; element; element = element.parentElement) { const found = rgb(getComputedStyle(element).backgroundColor); if ((found[3] ?? 1) > 0) return found; } return [255, 255, 255]; };
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walk.nextNode()) {
-    const element = walk.currentNode.parentElement;
-    if (!walk.currentNode.textContent.trim() || !seen(element) || element.closest(":disabled, noscript, option")) continue;
-    const [low, high] = [light(rgb(getComputedStyle(element).color)), light(ground(element))].sort((a, b) => a - b);
-    if ((high + 0.05) / (low + 0.05) < 4.5) problems.push("contrast: " + walk.currentNode.textContent.slice(0, 40));
-  }
-  return problems;
-}"""
+LOOK = (Path(__file__).parent / "look_at_page.js").read_text(encoding="utf-8").partition("\n")[2]  # names, landmarks, contrast
 
 
 @needs_chromium
@@ -292,7 +275,8 @@ def test_hostile_text_stays_text_wherever_it_comes_from(visit):
     place = {"source": f"a/{HOSTILE}.md", "page": 1, "headings": [HOSTILE], "quote": HOSTILE, "start": 0, "end": 9}
     stand_in(page, response=HOSTILE, sources=[place], trace=[HOSTILE, {HOSTILE: HOSTILE}], message_id="1",
              confirm={"id": "1", "tool": HOSTILE, "text": HOSTILE, "arguments": {HOSTILE: HOSTILE}})
-    page.route("**/api/passage*", lambda route: route.fulfill(json={"text": HOSTILE, "before": HOSTILE, "after": HOSTILE, "headings": [HOSTILE], "page": None}))
+    passage = {"text": HOSTILE, "before": HOSTILE, "after": HOSTILE, "headings": [HOSTILE], "page": None}
+    page.route("**/api/passage*", lambda route: route.fulfill(json=passage))
     answer = ask(page, HOSTILE)
     assert answer.locator(".text").first.inner_text() == HOSTILE
     answer.locator("summary").click()
@@ -304,7 +288,8 @@ def test_hostile_text_stays_text_wherever_it_comes_from(visit):
     page.fill("#question", "again")
     page.press("#question", "Enter")
     page.locator(".refused .place").wait_for()
-    page.route("**/api/documents", lambda route: route.fulfill(json=[{"source": HOSTILE, "chunks": 1, "status": "not indexed", "reason": HOSTILE, "readers": [HOSTILE]}]))
+    document = {"source": HOSTILE, "chunks": 1, "status": "not indexed", "reason": HOSTILE, "readers": [HOSTILE]}
+    page.route("**/api/documents", lambda route: route.fulfill(json=[document]))
     page.route("**/api/conversations", lambda route: route.fulfill(json=[{"id": HOSTILE, "title": HOSTILE}]))
     page.route("**/api/audit*", lambda route: route.fulfill(json=[{"time": 1, HOSTILE: HOSTILE}]))
     for path in ("#/documents", "#/admin"):
@@ -366,8 +351,10 @@ def test_an_answer_can_be_stopped(visit):
 @needs_chromium
 def test_uploaded_files_are_answered_from_and_can_be_deleted(visit):
     page = visit("#/documents")
-    page.set_input_files("#files", [{"name": f"Parking {HOSTILE.replace('/', '')}.md", "mimeType": "text/markdown", "buffer": b"# Parking\n\nA parking space costs ninety euros a month.\n"},
-                                    {"name": "noise.pdf", "mimeType": "application/pdf", "buffer": bytes(range(256))}])
+    parking = b"# Parking\n\nA parking space costs ninety euros a month.\n"
+    page.set_input_files("#files", [
+        {"name": f"Parking {HOSTILE.replace('/', '')}.md", "mimeType": "text/markdown", "buffer": parking},
+        {"name": "noise.pdf", "mimeType": "application/pdf", "buffer": bytes(range(256))}])
     job = page.locator("#jobs .job")
     job.locator("li", has_text="noise.pdf").locator(".bad").wait_for()
     assert "ready" in job.locator("li", has_text="Parking").inner_text()
@@ -387,8 +374,14 @@ def test_uploaded_files_are_answered_from_and_can_be_deleted(visit):
 def test_a_tool_asks_before_it_acts(visit):
     page = visit()
     sent = []
-    stand_in(page, response="I can do that.", message_id="1", confirm={"id": "c1", "tool": "order", "text": "Order a laptop", "arguments": {"model": "A13"}})
-    page.route("**/api/confirm/c1", lambda route: (sent.append(route.request.post_data_json), route.fulfill(json={"response": "Order 4711."})))
+    action = {"id": "c1", "tool": "order", "text": "Order a laptop", "arguments": {"model": "A13"}}
+    stand_in(page, response="I can do that.", message_id="1", confirm=action)
+
+    def decided(route):
+        sent.append(route.request.post_data_json)
+        route.fulfill(json={"response": "Order 4711."})
+
+    page.route("**/api/confirm/c1", decided)
     answer = ask(page, "Order a laptop")
     assert "A13" in answer.locator(".ask").inner_text() and sent == []
     answer.get_by_role("button", name="Yes, do it").click()

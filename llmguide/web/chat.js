@@ -1,5 +1,5 @@
 // The conversation: ask, watch the answer come, stop it, judge it, go on with a person.
-import { $, make, icon, iconButton, announce, sure } from "./dom.js";
+import { $, flowing, make, icon, iconButton, announce, sure } from "./dom.js";
 import { call, listOf, stream, Problem } from "./api.js";
 import { here, notice, problemBox, tried } from "./page.js";
 import { placeList } from "./sources.js";
@@ -86,7 +86,7 @@ function answerItem({ author }) {
   const by = make("div", { class: "by" }, icon(author === "person" ? "person" : "brand"), make("span", { t: author }));
   const element = make("li", { class: author === "person" ? "answer from-person" : "answer" }, by, text);
   const item = { element, sources: [], words: "" };
-  item.add = (more) => { item.words += more; text.classList.remove("waiting-dots"); text.textContent = item.words; };
+  item.add = (more) => { item.words += more; text.classList.remove("waiting-dots"); text.textContent = flowing(item.words); };
   item.end = () => text.classList.remove("waiting-dots");
   item.clear = () => { item.words = ""; element.replaceChildren(by, text); text.classList.add("waiting-dots"); text.replaceChildren(make("span", { class: "quiet", t: "thinking" })); };
   item.note = (key) => { item.end(); if (!item.words) text.replaceChildren(); element.append(make("p", { class: "quiet", t: key })); };
@@ -96,7 +96,7 @@ function answerItem({ author }) {
 }
 
 function answerParts(reply, sources) {
-  const parts = reply.refused ? [refusal(reply, sources)] : [make("div", { class: "text", text: reply.response })];
+  const parts = reply.refused ? [refusal(reply, sources)] : [make("div", { class: "text", text: flowing(reply.response) })];
   if (reply.confirm) parts.push(confirmCard(reply.confirm));
   if (!reply.refused && sources.length) parts.push(placeList("sources", sources));
   if (reply.trace?.length) parts.push(traceList(reply.trace));
@@ -204,7 +204,7 @@ async function look() {
   setState(found?.state ?? now.state);
 }
 
-const byPerson = (message) => message.role === "agent"; // an agent is a person of the company
+const byPerson = (message) => message.role === "person";
 
 // ---- opening and leaving a conversation
 

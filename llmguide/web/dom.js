@@ -35,6 +35,9 @@ export function icon(name) {
 
 export const iconButton = (name, label, onclick, values) => make("button", { type: "button", class: "icon", label, values, onclick }, icon(name));
 
+// Lines that a document broke for its own width are joined: a line that goes on with a small letter is no new one.
+export const flowing = (text) => text.replace(/(?<=[\p{L},;)])\n(?=\p{Ll})/gu, " ");
+
 // A question with two buttons; true for yes. Escape is no.
 export function sure(text, yes, values = {}) {
   const dialog = $("sure");

@@ -72,7 +72,7 @@ async function showTalk() {
 }
 
 function line(message) {
-  const author = { user: "user", agent: "you" }[message.role] ?? "assistant";
+  const author = { user: "user", person: "you" }[message.role] ?? "assistant";
   const sources = message.sources?.length ? placeList("sources", message.sources) : null;
   return make("div", {}, make("div", { class: "by" }, make("span", { t: author })), make("div", { class: "text", text: message.text }), sources);
 }

@@ -1,7 +1,6 @@
 // The places an answer rests on, and the panel that opens a document at the quoted passage.
-import { $, make } from "./dom.js";
+import { $, flowing, make } from "./dom.js";
 import { call } from "./api.js";
-import { t } from "./words.js";
 
 const phone = matchMedia("(max-width: 50rem)");
 let opener = null; // where the keyboard goes back to when the panel closes
@@ -42,10 +41,10 @@ export async function openPassage(source, from) {
 
 function showPassage({ text, before, after, page, headings }, { quote }) {
   const quoted = quote && text.includes(quote) ? quote : text, at = text.indexOf(quoted);
-  const mark = make("mark", { text: quoted });
-  const near = (words) => (words?.trim() ? make("div", { class: "near", text: words.trim() }) : null);
+  const mark = make("mark", { text: flowing(quoted) });
+  const near = (words) => (words?.trim() ? make("div", { class: "near", text: flowing(words.trim()) }) : null);
   $("panel-place").replaceChildren(...place(page, headings));
-  $("panel-text").replaceChildren(...[near(before), make("div", {}, text.slice(0, at), mark, text.slice(at + quoted.length)), near(after)].filter(Boolean));
+  $("panel-text").replaceChildren(...[near(before), make("div", {}, flowing(text.slice(0, at)), mark, flowing(text.slice(at + quoted.length))), near(after)].filter(Boolean));
   mark.scrollIntoView({ block: "center" });
 }
 
@@ -69,5 +68,3 @@ export function startPanel() {
   $("panel").addEventListener("close", goBack);
   phone.addEventListener("change", closePanel);
 }
-
-export const placeWords = (source) => [baseName(source.source), source.page && t("page", { page: source.page })].filter(Boolean).join(", ");
