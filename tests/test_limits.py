@@ -220,3 +220,26 @@ def test_the_gate_under_random_arrivals_and_departures(repetitions):
 
     for seed in range(repetitions(5, 200)):
         asyncio.run(storm(seed))
+
+
+def test_a_full_queue_sends_away_at_once():
+    """The ones beyond inside and queue, without waiting, with a time to come back that grows with the queue."""
+
+    async def crowd():
+        gate, outcomes = Gate(running=2, waiting=3, patience=5), []
+
+        async def one():
+            start = time.monotonic()
+            try:
+                async with gate.enter():
+                    await asyncio.sleep(0.05)
+                outcomes.append("answered")
+            except Busy as busy:
+                outcomes.append(busy.retry_after)
+                assert time.monotonic() - start < 0.04
+
+        await asyncio.gather(*(one() for _ in range(9)))
+        return outcomes
+
+    outcomes = asyncio.run(crowd())
+    assert outcomes.count("answered") == 5 and [each for each in outcomes if each != "answered"] == [2] * 4
