@@ -136,11 +136,13 @@ class AnswerEngine:
         self.jobs = JobRunner(open_database(self.settings.database_address), self._add)
         self.jobs.start()
 
-    def _add(self, path: str, readers: list[str] | None, user: str) -> str:
-        "Add a file of a job; returns the reason why it isn't indexed, or nothing."
-        known = self.base.ledger.get(path)
-        if readers is None and (known is None or known.readers is None): readers = [user]
-        return "; ".join(self.base.add([path], readers).unread.values())
+    def _add(self, paths: list[str], readers: list[str] | None, user: str) -> dict[str, str]:
+        "Add files of a job; returns the reasons why some aren't indexed."
+        known = {path for path in paths if (entry := self.base.ledger.get(path)) and entry.readers is not None}
+        unread = {}
+        for some, names in ((sorted(known), readers), ([path for path in paths if path not in known], readers or [user])):
+            if some: unread |= self.base.add(some, names).unread
+        return unread
 
     async def stop(self) -> None:
         "Let running work end, then let go of the files."

@@ -7,6 +7,7 @@ __all__ = ['LOOPBACK', 'ServiceSettings', 'is_local', 'get_service_settings']
 
 # %% ../../nbs/4_enterprise/09_0_0_configuration.ipynb #c02
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -38,6 +39,8 @@ class ServiceSettings(BaseSettings):
     cached_answers: int = Field(10_000, ge=0)  # kept for the same question; 0: none
     upload_megabytes: float = Field(50, gt=0)  # size of one uploaded file
     retention_days: float = Field(365, gt=0)  # then conversations and audit entries go
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"  # info: a line for each request
+    traces: str = ""  # address of an OTLP collector, or console; empty: none
     tls_cert: Path | None = None  # certificate chain (PEM); with it, only https is spoken
     tls_key: Path | None = None  # its private key
     secret_keys: SecretStr | None = None  # of the encryption at rest, see KeyRing; None: not encrypted

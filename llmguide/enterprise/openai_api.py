@@ -25,7 +25,7 @@ from .errors import ServiceError, as_service_error
 # %% ../../nbs/4_enterprise/09_1_openai.ipynb #c05
 KNOWLEDGE = "llmguide"  # the model that answers from the documents
 router = APIRouter(route_class=StrictRoute, responses=PROBLEMS, tags=["openai"])
-_plain = {"type": "object"}
+_KINDS = {200: {"content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {"schema": {"type": "string"}}}}}
 
 
 async def _models(request: Request) -> dict[str, str]:
@@ -141,7 +141,7 @@ async def _chunks(body: Completion, events: AsyncIterator[dict], first: dict) ->
     yield "data: [DONE]\n\n"
 
 # %% ../../nbs/4_enterprise/09_1_openai.ipynb #c11
-@router.post("/v1/chat/completions", responses={200: {"content": {"application/json": {"schema": _plain}, "text/event-stream": {}}}})
+@router.post("/v1/chat/completions", responses=_KINDS)
 async def chat_completions(request: Request, asker: Asker, body: Completion):
     "A reply in OpenAI's shape: from the documents (model llmguide), or from the chat model itself."
     await _check_model(request, body.model, "chat")

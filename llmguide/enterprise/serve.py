@@ -27,6 +27,7 @@ from .parts import check_start
 from .remote import EngineClient, engine_app
 from .service import create_app
 from .tls import only_tls13
+from .tracing import open_logs, open_traces
 
 # %% ../../nbs/4_enterprise/09_5_serve.ipynb #c04
 def _server_options(settings: ServiceSettings) -> dict:
@@ -41,7 +42,7 @@ def serve(
     settings: ServiceSettings,
 ) -> None:
     "Run the service until it is told to stop; raises ValueError when it would be open to others."
-    if settings.workers == 1: return uvicorn.run(create_app(settings), **_server_options(settings))
+    if settings.workers == 1: return uvicorn.run(_observed(settings), **_server_options(settings))
     check_start(settings, KeyStore(open_database(settings.database_address)))  # raises here what each worker would raise
     own_metrics_folder()
     with tempfile.TemporaryDirectory(prefix="llmguide-") as folder:
@@ -49,6 +50,12 @@ def serve(
         keeper = Keeper(settings.grace)
         try: uvicorn.run("llmguide.enterprise.serve:worker_app", factory=True, workers=settings.workers, **_server_options(settings))
         finally: keeper.stop()
+
+def _observed(settings: ServiceSettings, engine=None):
+    "The application, its logs and traces opened in this process."
+    open_logs(level=settings.log_level)
+    open_traces(settings.traces)
+    return create_app(settings, engine)
 
 # %% ../../nbs/4_enterprise/09_5_serve.ipynb #c06
 def _export(settings: ServiceSettings, path: str) -> None:
@@ -69,12 +76,13 @@ def _free_port() -> int:
 def worker_app():
     "The application of a web process."
     settings = get_service_settings()
-    return create_app(settings, EngineClient(settings, os.environ["LLMGUIDE_ENGINE"], os.environ["LLMGUIDE_ENGINE_TOKEN"]))
+    return _observed(settings, EngineClient(settings, os.environ["LLMGUIDE_ENGINE"], os.environ["LLMGUIDE_ENGINE_TOKEN"]))
 
 # %% ../../nbs/4_enterprise/09_5_serve.ipynb #c08
 def run_engine() -> None:
     "The life of the model process."
     settings, address = get_service_settings(), os.environ["LLMGUIDE_ENGINE"]
+    open_logs(level=settings.log_level)
     engine = AnswerEngine(settings)
     app = engine_app(engine, os.environ["LLMGUIDE_ENGINE_TOKEN"])
 

@@ -7,7 +7,7 @@ __all__ = ['router', 'Reviewer', 'Agent', 'Name', 'Administrator', 'WEB', 'chat'
            'delete_conversation', 'FeedbackRequest', 'give_feedback', 'list_feedback', 'approve_feedback',
            'export_feedback', 'HandOffRequest', 'PersonReply', 'request_person', 'handoffs', 'take', 'reply', 'close',
            'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'audit', 'health', 'metrics', 'add_page', 'docs_page',
-           'create_app']
+           'add_security', 'create_app']
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c02
 import asyncio
@@ -42,7 +42,10 @@ router = APIRouter(route_class=StrictRoute, responses=PROBLEMS)
 def _parts(request: Request) -> Parts: return request.app.state.parts
 
 
-@router.post("/api/chat", response_model=ChatReply, tags=["chat"])
+_STREAM = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+
+
+@router.post("/api/chat", response_model=ChatReply, responses=_STREAM, tags=["chat"])
 async def chat(request: Request, body: ChatRequest, asker: Asker):
     "Answer a question from the documents, with sources, or say that they don't know."
     events = ask(_parts(request), asker, body)
@@ -280,6 +283,20 @@ def docs_page(
     return f'{head}<main><h1>llmguide API</h1><p><a href="/openapi.json">openapi.json</a></p>{items}</main></html>'
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c20
+def add_security(app: FastAPI) -> None:
+    "Say in the OpenAPI document which paths need a key."
+    plain = app.openapi
+
+    def with_security() -> dict:
+        spec = plain()
+        spec["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in spec["paths"].items():
+            if path.startswith(("/api/", "/v1/")): methods |= {name: one | {"security": [{"key": []}]} for name, one in methods.items()}
+        return spec
+
+    app.openapi = with_security
+
+# %% ../../nbs/4_enterprise/09_service.ipynb #c22
 def create_app(
     settings: ServiceSettings | None = None,  # None: from the environment
     engine=None,  # AnswerEngine or EngineClient; None: by the settings
@@ -299,6 +316,7 @@ def create_app(
     app.state.parts = parts
     for each in (router, document_router, openai_router): app.include_router(each)
     add_page(app)
+    add_security(app)
     app.add_api_route("/docs", lambda: HTMLResponse(docs_page(app.openapi())), include_in_schema=False)
     app.add_api_route("/metrics", metrics, include_in_schema=False)
     add_door(app, most_upload=int(settings.upload_megabytes * 1e6), tls=bool(settings.tls_cert))

@@ -1,0 +1,266 @@
+"""The service as others use it: over a socket, with rubbish, with other people's ids, killed, stopped, and with several processes."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from llmguide.chat import ScriptedChat
+from llmguide.enterprise.configuration import ServiceSettings
+from llmguide.enterprise.service import create_app
+from llmguide.enterprise.tracing import open_logs
+
+HANDBOOK = "# Remote work\n\nYou may work from home on two days a week.\n"
+QUESTION = "How many days a week may I work from home?"
+
+
+@contextlib.contextmanager
+def serving(app):
+    """Address of an application that is served from a thread; its server can be told to stop by `server.should_exit`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=10))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started: time.sleep(0.02)
+    app.state.server = server
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+def slow_words(messages):
+    return " ".join(f"word{number}" for number in range(60))
+
+
+class SlowChat(ScriptedChat):
+    """A model that says a word every twentieth of a second, and remembers whether it was stopped."""
+
+    stopped = False
+
+    def stream(self, messages, **options):
+        try:
+            for word in super().stream(messages, **options):
+                time.sleep(0.05)
+                yield word
+        except GeneratorExit:
+            self.stopped = True
+            raise
+        return self._done
+
+    from llmguide.chat import Reply
+
+    _done = Reply("", {"prompt_tokens": 1, "completion_tokens": 60, "total_tokens": 61}, "stop")
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder for a service, with one handbook."""
+    (tmp_path / "handbooks").mkdir()
+    (tmp_path / "handbooks" / "remote.md").write_text(HANDBOOK)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory):
+    """A service with keys for Ann (may do everything) and Ben (a reader): clients by name, and the application."""
+    home = tmp_path_factory.mktemp("company")
+    (home / "handbooks").mkdir()
+    (home / "handbooks" / "remote.md").write_text(HANDBOOK)
+    open_logs(level="error")
+    app = create_app(ServiceSettings(service_dir=home, handbooks=home / "handbooks", rate=1e6, burst=10**6))
+    keys = app.state.parts.keys
+    made = {"ann": keys.create("ann", ["reader", "editor", "agent", "admin"]), "ben": keys.create("ben", ["reader", "editor"])}
+    app.state.parts.forget_keys()
+    with serving(app) as address:
+        bearer = {name: {"authorization": f"Bearer {key}"} for name, key in made.items()}
+        clients = {name: httpx.Client(base_url=address, headers=headers, timeout=60) for name, headers in bearer.items()}
+        yield clients | {"app": app, "nobody": httpx.Client(base_url=address)}
+        for client in clients.values(): client.close()
+
+
+def chat(client, user, message=QUESTION, **more):
+    return client.post("/api/chat", json={"user_id": user, "message": message, **more})
+
+
+def wait_for(client, job):
+    while (found := client.get(f"/api/jobs/{job}").json())["status"] in ("waiting", "running"): time.sleep(0.05)
+    return found
+
+
+def test_what_belongs_to_ann_is_not_there_for_ben(company):
+    ann, ben = company["ann"], company["ben"]
+    said = chat(ann, "ann").json()
+    bonus = ("bonus.md", "# Bonus\n\nThe bonus of a manager is four percent of the salary.")
+    job = ann.post("/api/documents", files=[("files", bonus)]).json()["job"]
+    assert wait_for(ann, job)["status"] == "done"
+    place = {"source": "ann/bonus.md", "start": 9, "end": 20}
+    assert ann.get("/api/passage", params=place).status_code == 200
+    tries = {
+        "conversation": ben.get(f"/api/conversations/{said['conversation']}"),
+        "deletion of it": ben.delete(f"/api/conversations/{said['conversation']}"),
+        "a question in it": chat(ben, "ben", conversation=said["conversation"]),
+        "a person for it": ben.post("/api/handoff", json={"conversation": said["conversation"]}),
+        "feedback": ben.post("/api/feedback", json={"message_id": said["message_id"], "rating": "up"}),
+        "job": ben.get(f"/api/jobs/{job}"),
+        "end of it": ben.delete(f"/api/jobs/{job}"),
+        "passage": ben.get("/api/passage", params=place),
+        "document": ben.delete("/api/documents", params={"source": "ann/bonus.md"}),
+    }
+    assert {what: reply.status_code for what, reply in tries.items()} == dict.fromkeys(tries, 404)
+    assert "ann/bonus.md" not in ben.get("/api/documents").text
+    assert "four percent" not in chat(ben, "ben", "What is the bonus of a manager?").text
+    assert "four percent" in chat(ann, "ann", "What is the bonus of a manager?").text
+    assert chat(ben, "ann").status_code == 403
+    assert [ben.get(path).status_code for path in ("/api/keys", "/api/audit", "/api/feedback", "/api/handoffs")] == [403] * 4
+
+
+@pytest.mark.parametrize("body, kind, status", [
+    (b"hello", "application/json", 400), (b"[" * 50_000, "application/json", 400),
+    (rb'{"message": "\ud800"}', "application/json", 400),
+    (b'{"a":' * 3000 + b"1" + b"}" * 3000, "application/json", 400), (b"\x00\xff\xfe", "application/json", 400),
+    (b'{"user_id": "ann", "message": 1e999}', "application/json", 422), (b"[]", "application/json", 422),
+    (b"null", "application/json", 422),
+    (b"", "application/json", 422), (b'{"user_id": "ann", "message": "hi"}', "text/plain", 415),
+    (b"user_id=ann", "application/x-www-form-urlencoded", 415), (b'"' + b"x" * 2_000_000 + b'"', "application/json", 413),
+    (json.dumps({"user_id": "ann", "message": "x" * 8001}).encode(), "application/json", 422),
+    (b'{"user_id": "ann", "message": "  "}', "application/json", 422),
+    (b'{"user_id": "ann", "message": "hi", "conversation": "../../etc"}', "application/json", 422),
+])  # fmt: skip
+def test_rubbish_is_answered_with_what_to_do(company, body, kind, status):
+    for path in ("/api/chat", "/v1/chat/completions", "/v1/embeddings", "/api/feedback", "/api/keys", "/api/handoff"):
+        reply = company["ann"].post(path, content=body, headers={"content-type": kind})
+        assert reply.status_code in ((status,) if path == "/api/chat" else (400, 404, 413, 415, 422)), (path, reply.text)
+        assert reply.json()["error"]["remedy"]
+
+
+def test_unusual_questions_are_answered(company):
+    for question in ("?", "🙂" * 2000, "SELECT * FROM users; --", "<script>alert(1)</script>", "多" * 8000, "a\u202eb", "\u00a0x"):
+        assert chat(company["ann"], "ann", question).status_code == 200, question[:20]
+
+
+def test_bad_keys_are_401(company):
+    for sent in ("", "Bearer", "Bearer x", "Basic YWJj", "Bearer " + "x" * 5000, "Bearer llmg_000000000000_" + "A" * 43):
+        reply = company["nobody"].get("/api/me", headers={"authorization": sent})
+        assert (reply.status_code, reply.json()["error"]["type"]) == (401, "authentication")
+
+
+def test_uploads_of_all_kinds(company):
+    ann = company["ann"]
+    files = [("files", (name, data)) for name, data in (
+        ("../../../../tmp/evil.md", b"# Evil\n\nOutside."), ("empty.txt", b""), ("data.bin", os.urandom(5000)), ("CON", b"device"),
+        ("\u8bf7\u5047.md", "# 请假\n\n请假要提前三天申请。".encode()), ("gbk.txt", "年假十五天。".encode("gb18030")))]  # fmt: skip
+    reply = ann.post("/api/documents", files=files, data={"readers": ["everyone"]})
+    assert reply.status_code == 202
+    found = wait_for(ann, reply.json()["job"])
+    assert found["status"] == "done" and found["done"] == 6
+    print(found)
+    states = {Path(each["source"]).name: each["status"] for each in found["files"]}
+    assert states["evil.md"] == states["请假.md"] == "indexed" and states["empty.txt"] == states["data.bin"] == "not indexed"
+    assert not Path("/tmp/evil.md").exists()
+    assert ann.post("/api/documents", files=[("files", ("big.txt", b"x" * 51_000_000))]).status_code == 413
+    assert ann.post("/api/documents", files=[]).status_code in (415, 422)
+    assert ann.post("/api/documents", content=b"no form", headers={"content-type": "multipart/form-data"}).status_code == 400
+
+
+def test_a_line_that_is_full_says_when_to_come_back(company):
+    app, ann = company["app"], company["ann"]
+    engine = app.state.parts.engine
+    most, engine.line.most = engine.line.most, 0
+    try: reply = chat(ann, "ann", "A question that nobody has asked before?")
+    finally: engine.line.most = most
+    assert reply.status_code == 503 and int(reply.headers["retry-after"]) >= 1
+
+
+def test_whoever_leaves_is_not_worked_for(company):
+    app, ann = company["app"], company["ann"]
+    engine = app.state.parts.engine
+    engine.chat = slow = SlowChat(slow_words)
+    try:
+        body = {"model": "scripted", "messages": [{"role": "user", "content": "Talk!"}], "stream": True}
+        with ann.stream("POST", "/v1/chat/completions", json=body) as reply: next(reply.iter_lines())
+        end = time.monotonic() + 5
+        while engine.line.busy and time.monotonic() < end: time.sleep(0.02)
+        assert slow.stopped and engine.line.busy == 0
+    finally: engine.chat = None
+
+
+def test_the_audit_log_has_no_texts_and_is_whole(company):
+    ann = company["ann"]
+    chat(ann, "ann", "A very private question about my salary?")
+    key = ann.post("/api/keys", json={"user": "eve"}).json()
+    assert ann.delete(f"/api/keys/{key['id']}").status_code == 200
+    events = ann.get("/api/audit").json()["events"]
+    assert "salary" not in json.dumps(events) and key["key"] not in json.dumps(events)
+    assert company["app"].state.parts.audit.verify()
+
+
+def test_a_running_answer_is_finished_at_the_end(home):
+    app = create_app(ServiceSettings(service_dir=home, handbooks=home / "handbooks"))
+    with serving(app) as address:
+        httpx.get(f"{address}/api/me")
+        app.state.parts.engine.chat = SlowChat(slow_words)
+        body = {"model": "scripted", "messages": [{"role": "user", "content": "Talk!"}], "stream": True}
+        with httpx.stream("POST", f"{address}/v1/chat/completions", json=body, timeout=30) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            app.state.server.should_exit = True
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def start(home, port, *options):
+    """The program as a user starts it."""
+    variables = {"LLMGUIDE_SERVICE_DIR": str(home), "LLMGUIDE_HANDBOOKS": str(home / "handbooks"), "LLMGUIDE_PORT": str(port)}
+    return subprocess.Popen([sys.executable, "-m", "llmguide.cli", "serve", *options], env=os.environ | variables,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def until_it_answers(address, path="/api/me"):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if (reply := httpx.get(address + path)).status_code == 200: return reply.json()
+        time.sleep(0.1)
+    raise TimeoutError(address)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe: return probe.getsockname()[1]
+
+
+def test_a_killed_service_finishes_the_job_after_its_restart(home):
+    port = free_port()
+    address, service = f"http://127.0.0.1:{port}", start(home, port)
+    try:
+        until_it_answers(address)
+        texts = [f"# Rule {number}\n\nRule number {number} is about room {number + 100}." for number in range(16)]
+        files = [("files", (f"{number}.md", text)) for number, text in enumerate(texts)]
+        job = httpx.post(f"{address}/api/documents", files=files).json()["job"]
+        while httpx.get(f"{address}/api/jobs/{job}").json()["done"] < 2: time.sleep(0.01)
+    finally: service.kill()
+    service.wait()
+    service = start(home, port)
+    try:
+        until_it_answers(address)
+        with httpx.Client(base_url=address) as client:
+            found = wait_for(client, job)
+            assert (found["status"], found["done"], {each["status"] for each in found["files"]}) == ("done", 16, {"indexed"})
+            assert len(client.get("/api/documents").json()["documents"]) == 17
+    finally:
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(20) in (0, -signal.SIGTERM)
+
+
+def test_it_does_not_start_open_where_others_can_reach_it(home):
+    service = start(home, free_port(), "--host", "0.0.0.0")
+    _, said = service.communicate(timeout=60)
+    assert service.returncode == 2 and "llmguide keys create" in said and said.count("\n") == 1
