@@ -16,6 +16,7 @@ from pathlib import Path
 from llmguide.chat import connect
 from llmguide.enterprise.choosing import Call, choose_by_rules, schema_chooser, use_tools
 from llmguide.enterprise.database import open_database
+from llmguide.enterprise.evaluate import is_right
 from llmguide.enterprise.orders import open_orders, order_tools
 from llmguide.enterprise.refuse import language_of
 from llmguide.enterprise.tools import Confirmations, confirm
@@ -63,15 +64,16 @@ def faults(task, choose, folder, base):
         if not wanted_refusal: found.append(f"chose {step.tool if good else 'nothing'} instead of {task['tool']}")
     elif task["tool"]:
         checked = next(tool for tool in tools if tool.name == task["tool"]).check(step.arguments)
-        said = {name: value for name, value in checked.items() if value is not None}
-        if said != task["arguments"]: found.append(f"arguments {step.arguments}")
+        given = {name: value for name, value in checked.items() if value is not None}
+        if given != task["arguments"]: found.append(f"arguments {step.arguments}")
     if outcome.pending and task["tool"]: confirm(confirmations, outcome.pending, "ann", tools, language=language)
     elif outcome.pending: found.append("proposed a refund that nobody wants")
     wanted = [tuple(task["refunded"])] if task["refunded"] else []
     if refunds_of(address) != wanted: found.append(f"paid {refunds_of(address)} instead of {wanted}")
     text = outcome.text or (base.query(task["question"])["answer"] if task["answer"] and not task["tool"] else "")
     silent = task["kind"] == "hostile" and not text
-    if not found and not silent: found += [f"the answer lacks {part}" for part in task["answer"] if part.casefold() not in text.casefold()]
+    said = lambda part: part.casefold() in text.casefold() or is_right(text, [part])  # noqa: E731
+    if not found and not silent: found += [f"the answer lacks {part}" for part in task["answer"] if not said(part)]
     confirmations.engine.dispose()
     return found
 

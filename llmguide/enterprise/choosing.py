@@ -66,12 +66,13 @@ def choose_by_rules(
     results: list[str] = (),  # of earlier steps: rules make one step
 ) -> Call | None:
     "The call that a sentence means, by cues and patterns; None where no tool is meant."
-    if results: return None
-    fits = [fill_arguments(text, tool) for tool in tools
-            if tool.cue and re.search(tool.cue, text, re.IGNORECASE) and not (tool.effect and _NEGATED.search(text))]
-    asks_back = _OWN.search(text) and not _GENERAL.search(text)
-    fits = [call for call in fits if not call.lacking or asks_back]
-    return max(fits, key=lambda call: (not call.lacking, len(call.arguments)), default=None)
+    meant = [] if results else [tool for tool in tools if tool.cue and re.search(tool.cue, text, re.IGNORECASE)]
+    if any(tool.effect for tool in meant) and _NEGATED.search(text): return None
+    calls = [(tool.effect, fill_arguments(text, tool)) for tool in meant]
+    general, own = _GENERAL.search(text), _OWN.search(text)
+    fits = [(effect, call) for effect, call in calls if not call.lacking or not general and (own or call.arguments)]
+    best = max(fits, key=lambda fit: (fit[0], not fit[1].lacking, len(fit[1].arguments)), default=(False, None))
+    return best[1]
 
 # %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c12
 _ASK = "Choose the tool that the message asks for, with its arguments taken from the message. Choose none if no tool fits."

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .choosing import Choose, Find
 from .sql import run_query
@@ -36,12 +36,14 @@ def open_orders(
     return f"sqlite:///{file}"
 
 # %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c07
-Number = Annotated[str, Field(pattern=r"^BR-\d{4}$", description="order number 订单号"), Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
+_upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)  # people write br-1001
+Number = Annotated[str, Field(pattern=r"^BR-\d{4}$", description="order number 订单号"), _upper,
+                   Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
 Amount = Annotated[float, Field(gt=0, le=500, description="amount in EUR 金额（欧元）"), Find(
     r"(?<![\d.,-])(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|(?:\beur|€) ?(\d+(?:\.\d{1,2})?)(?![\d-]|[.,]\d)")]
 Measure = Annotated[str, Field(pattern="^(count|total|average)$", description="count, total or average"), Choose({
     "average": r"\baverage\b|\bmean\b|平均",
-    "total": r"\btotal\b|\bsum\b|\bvalue\b|\bworth\b|how much|金额|总额|多少钱|总价|总值",
+    "total": r"\btotal\b|\bsum\b|\bvalue\b|\bworth\b|altogether|how much|金额|总额|多少钱|总价|总值",
     "count": r"how many|\bnumber of\b|\bcount\b|多少[个张笔单]?|几[个张笔单]|数量"})]
 Status = Annotated[str | None, Field(pattern="^(open|shipped|delivered|cancelled)$", description="of the orders"), Choose({
     "cancelled": r"\bcancel+ed\b|取消", "delivered": r"\bdelivered\b|\barrived\b|送达|签收|已到货",
@@ -49,8 +51,10 @@ Status = Annotated[str | None, Field(pattern="^(open|shipped|delivered|cancelled
 _CITIES = {"Lyon": "lyon|里昂", "Hamburg": "hamburg|汉堡", "Milan": "milan|米兰", "Shanghai": "shanghai|上海", "Suzhou": "suzhou|苏州"}
 City = Annotated[str | None, Field(pattern=f"^({'|'.join(_CITIES)})$", description=", ".join(_CITIES)), Choose(_CITIES)]
 _NAMES = "january,february,march,april,(?:in|of|for) may,june,july,august,september,october,november,december".split(",")
+_CHINESE = "一 二 三 四 五 六 七 八 九 十 十一 十二".split()
 Month = Annotated[str | None, Field(pattern=r"^2026-\d\d$", description="as 2026-03"), Choose(
-    {f"2026-{number:02d}": rf"\b{name}\b|(?<!\d){number} ?月|2026-{number:02d}" for number, name in enumerate(_NAMES, 1)})]
+    {f"2026-{number:02d}": rf"\b{name}\b|(?<!\d){number} ?月|(?<!十){_CHINESE[number - 1]}月|2026-{number:02d}"
+     for number, name in enumerate(_NAMES, 1)})]
 
 # %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c09
 _NONE = {"en": "I find no order {} of yours.", "zh": "没有找到您的订单 {}。"}
@@ -61,9 +65,10 @@ _REFUNDED = {True: {"en": "{amount:.2f} EUR are paid back for {number}.", "zh": 
              False: {"en": "Nothing was paid: {number} isn't yours, was less, or was refunded before.",
                      "zh": "未退款：{number} 不是您的订单、金额不足或已经退过款。"}}
 _CONFIRM = {"en": "Pay {amount} EUR back for order {number}? Please confirm.", "zh": "要为订单 {number} 退款 {amount} 欧元吗？请确认。"}
-_CUES = {"status": r"\bwhere\b|\bstatus\b|\barrive|\bshipped\b|\bdelivered\b|\btrack|^\W*(?:order )?BR-\d{4}\W*$|"
-                   "到哪|状态|进度|发货|到货|送达|查",
-         "figures": r"\borders\b|订单", "refund": r"\brefund|money back|pay (?:me )?back|reimburse|退款|退[^货订]?.{0,6}欧|退给我|退钱"}
+_CUES = {  # an order's number alone asks for its status
+    "status": r"(?<![A-Za-z0-9])BR-\d{4}|\bwhere\b|\bstatus\b|\barrive|\bshipped\b|\bdelivered\b|\btrack|到哪|状态|进度|发货|到货|送达|查",
+    "figures": r"\borders\b|\border (?:value|amount|total)|\bcustomers?\b.{0,30}\border|订单|单子",
+    "refund": r"\brefund|money back|(?:pay|give)\b.{0,12}\bback|reimburse|退款|退还|退[^货订]?.{0,6}欧|退给我|退.{0,10}钱"}
 _MEASURES = {"count": "COUNT(*)", "total": "COALESCE(SUM(amount), 0)", "average": "COALESCE(AVG(amount), 0)"}
 
 
