@@ -12,20 +12,19 @@ export async function openAdmin() {
 }
 
 async function health() {
-  const found = await call("GET", "/health").catch((problem) => { if (problem.status === 503) return { status: "degraded" }; throw problem; });
-  const parts = Object.entries(found.parts ?? {}).map(([name, state]) => tile({ text: name }, stateWords(state?.status ?? state, state?.reason ?? state?.detail)));
-  $("health").replaceChildren(tile({ t: "status" }, stateWords(found.status)), tile({ t: "model" }, found.model), tile({ t: "documents" }, found.documents), tile({ t: "version" }, found.version), ...parts);
+  const found = await call("GET", "/health");
+  const parts = Object.entries(found.parts ?? {}).map(([name, state]) => tile({ text: name }, stateWords(state)));
+  const facts = ["model", "documents", "version"].map((name) => tile({ t: name }, found[name]));
+  $("health").replaceChildren(tile({ t: "status" }, stateWords(found.status)), ...facts, ...parts);
 }
 
 function tile(name, value) {
   return make("div", {}, make("dt", name), make("dd", {}, value instanceof Node ? value : String(value ?? "–")));
 }
 
-function stateWords(state, reason) {
-  const known = state === true ? "ok" : state === false ? "degraded" : ["ok", "degraded"].includes(state) ? state : null;
-  const words = make("span", {}, make("span", known ? { class: known === "ok" ? "tag good" : "tag bad", t: known } : { text: String(state ?? "–") }));
-  if (reason) words.append(" ", reason);
-  return words;
+function stateWords(state) {
+  const look = state === "ok" ? "tag good" : "tag bad";
+  return make("span", ["ok", "degraded"].includes(state) ? { class: look, t: state } : { class: look, text: String(state) });
 }
 
 // ---- keys
@@ -45,9 +44,11 @@ async function keys() {
 function keyRow(each) {
   const detail = [each.id, (each.roles ?? []).join(", "), (each.groups ?? []).join(", ")].filter(Boolean).join(" · ");
   const until = each.expires ? [" · ", make("span", { t: "expires" }), " ", make("span", { time: each.expires })] : [];
-  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.user }), make("div", { class: "quiet" }, detail, ...until));
+  const name = make("div", { class: "name", text: each.user });
+  const what = make("div", { class: "what" }, name, make("div", { class: "quiet" }, detail, ...until));
   if (each.revoked) return make("li", {}, what, make("span", { class: "tag bad", t: "revoked" }));
-  return make("li", {}, what, make("div", { class: "actions" }, make("button", { type: "button", t: "revoke", onclick: () => revoke(each) })));
+  const end = make("button", { type: "button", t: "revoke", onclick: () => revoke(each) });
+  return make("li", {}, what, make("div", { class: "actions" }, end));
 }
 
 async function revoke(each) {
@@ -59,7 +60,8 @@ async function revoke(each) {
 
 async function create(event) {
   event.preventDefault();
-  const body = { user: $("key-user").value.trim(), roles: [$("key-roles").value], groups: $("key-groups").value.split(/[,，、]/).map((name) => name.trim()).filter(Boolean), days: Number($("key-days").value) };
+  const groups = $("key-groups").value.split(/[,，、]/).map((name) => name.trim()).filter(Boolean);
+  const body = { user: $("key-user").value.trim(), roles: [$("key-roles").value], groups, days: Number($("key-days").value) };
   await tried(async () => {
     const made = await call("POST", "/api/keys", body);
     if (here.open) document.dispatchEvent(new CustomEvent("first-key", { detail: made.key })); // this tab goes on with it
@@ -80,16 +82,24 @@ export function startAdmin() {
 async function feedback() {
   const found = await call("GET", "/api/feedback");
   const rows = listOf(found, "feedback");
-  $("feedback-list").replaceChildren(...(rows.length ? rows.map(feedbackRow) : [make("li", { class: "quiet", t: "no_feedback" })]));
+  const none = [make("li", { class: "quiet", t: "no_feedback" })];
+  $("feedback-list").replaceChildren(...(rows.length ? rows.map(feedbackRow) : none));
 }
 
 function feedbackRow(each) {
-  const up = each.rating === "up";
-  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.question ?? each.message_id }), make("div", { class: "quiet", text: each.answer ?? each.response ?? "" }),
-    each.comment ? make("div", { text: each.comment }) : null, each.correct ? make("div", { t: "correct_was", values: { text: each.correct } }) : null);
-  const approve = make("button", { type: "button", t: "approve", onclick: async () => { if (await tried(() => call("POST", `/api/feedback/${encodeURIComponent(each.id)}/approve`))) await tried(feedback); } });
-  return make("li", {}, what, make("span", { class: up ? "tag good" : "tag bad", t: up ? "helpful" : "not_helpful" }),
-    each.approved_by ? make("span", { class: "tag good", t: "approved" }) : make("div", { class: "actions" }, approve));
+  const what = make("div", { class: "what" },
+    make("div", { class: "name", text: each.question }),
+    make("div", { class: "quiet", text: each.answer }),
+    each.comment ? make("div", { text: each.comment }) : null,
+    each.correct ? make("div", { t: "correct_was", values: { text: each.correct } }) : null);
+  const rating = each.rating === "up" ? { class: "tag good", t: "helpful" } : { class: "tag bad", t: "not_helpful" };
+  const button = make("button", { type: "button", t: "approve", onclick: () => approve(each.id) });
+  const end = each.approved_by ? make("span", { class: "tag good", t: "approved" }) : make("div", { class: "actions" }, button);
+  return make("li", {}, what, make("span", rating), end);
+}
+
+async function approve(id) {
+  if (await tried(() => call("POST", `/api/feedback/${encodeURIComponent(id)}/approve`))) await tried(feedback);
 }
 
 async function audit() {
@@ -100,6 +110,7 @@ async function audit() {
 
 function auditLine(event) {
   const { time, hash, previous, ...rest } = event;
-  const words = Object.entries(rest).filter(([, value]) => value !== null && value !== "").map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`);
+  const known = Object.entries(rest).filter(([, value]) => value !== null && value !== "");
+  const words = known.map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`);
   return make("li", {}, make("span", { time }), `  ${words.join("  ")}`);
 }

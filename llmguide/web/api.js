@@ -14,8 +14,9 @@ export const key = {
   forget: () => sessionStorage.removeItem("key"),
 };
 
-const KINDS = { 400: "bad_input", 401: "no_key", 403: "not_allowed", 404: "not_found", 409: "conflict", 413: "too_large", 415: "bad_input",
-  422: "bad_input", 429: "too_many", 503: "busy", 504: "slow" };
+const KINDS = {
+  401: "no_key", 403: "not_allowed", 404: "not_found", 409: "conflict", 413: "too_large", 429: "too_many", 503: "busy", 504: "slow",
+};
 
 const authorization = () => (key.get() ? { Authorization: `Bearer ${key.get()}` } : {});
 
@@ -37,13 +38,17 @@ const unreached = (error, signal) =>
 
 // The body of the reply, as JSON; `limit` in seconds.
 export async function call(method, path, body, { signal, limit = 30 } = {}) {
-  const response = await send(method, path, body, AbortSignal.any([AbortSignal.timeout(limit * 1000), ...(signal ? [signal] : [])]), signal);
+  const late = AbortSignal.timeout(limit * 1000);
+  const response = await send(method, path, body, signal ? AbortSignal.any([late, signal]) : late, signal);
   return response.status === 204 ? null : response.json();
 }
 
 async function send(method, path, body, signal, stopped) {
-  const options = { method, signal, headers: { ...authorization() } };
-  if (body !== undefined) Object.assign(options, { body: JSON.stringify(body), headers: { ...options.headers, "Content-Type": "application/json" } });
+  const options = { method, signal, headers: authorization() };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
   const response = await fetch(path, options).catch((error) => { throw unreached(error, stopped); });
   if (!response.ok) throw problemOf(response.status, await response.json().catch(() => null), response.headers.get("Retry-After"));
   return response;
@@ -87,7 +92,8 @@ async function* blocks(body) {
 // A block of lines: `event: token`, `data: {…}`; comments (`: still here`) are nobody's business.
 export function parse(block) {
   const lines = block.split(/\r?\n/);
-  const field = (name) => lines.filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).replace(/^ /, ""));
+  const after = (line) => line.slice(line.indexOf(":") + 1).replace(/^ /, "");
+  const field = (name) => lines.filter((line) => line.startsWith(`${name}:`)).map(after);
   const data = field("data").join("\n");
   return data ? { event: field("event")[0] ?? "message", data: JSON.parse(data) } : null;
 }
@@ -98,7 +104,8 @@ export function upload(path, form, progress, signal) {
     const request = new XMLHttpRequest();
     const body = () => { try { return JSON.parse(request.responseText); } catch { return null; } };
     request.upload.onprogress = (event) => progress(event.total ? event.loaded / event.total : 0);
-    request.onload = () => (request.status < 300 ? done(body()) : failed(problemOf(request.status, body(), request.getResponseHeader("Retry-After"))));
+    const refused = () => problemOf(request.status, body(), request.getResponseHeader("Retry-After"));
+    request.onload = () => (request.status < 300 ? done(body()) : failed(refused()));
     request.onerror = () => failed(new Problem("offline"));
     request.onabort = () => failed(new DOMException("", "AbortError"));
     signal.addEventListener("abort", () => request.abort());

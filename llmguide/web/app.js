@@ -131,7 +131,10 @@ function composerKey(event) { // Enter also ends a word in an input method: that
 
 function pageKey(event) {
   const typing = event.target.matches("input, textarea, select");
-  if (event.key === "/" && !typing && !$("view-chat").hidden && !document.querySelector("dialog:modal")) { event.preventDefault(); $("question").focus(); }
+  if (event.key === "/" && !typing && !$("view-chat").hidden && !document.querySelector("dialog:modal")) {
+    event.preventDefault();
+    $("question").focus();
+  }
   if (event.key !== "Escape" || $("sure").open) return;
   if ($("side").classList.contains("open")) { menu(false); $("menu").focus(); }
   else if ($("panel").open) closePanel();
@@ -152,9 +155,10 @@ function switchLanguage() {
 }
 
 function switchTheme() {
-  const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  document.documentElement.dataset.theme = dark ? "light" : "dark";
-  try { localStorage.setItem("theme", dark ? "light" : "dark"); } catch { /* private window: for this visit only */ }
+  const chosen = document.documentElement.dataset.theme, system = matchMedia("(prefers-color-scheme: dark)").matches;
+  const next = (chosen ? chosen === "dark" : system) ? "light" : "dark";
+  document.documentElement.dataset.theme = next;
+  try { localStorage.setItem("theme", next); } catch { /* private window: for this visit only */ }
 }
 
 const on = (id, name, work) => $(id).addEventListener(name, work);

@@ -82,16 +82,18 @@ function questionItem(text) {
 }
 
 function answerItem({ author }) {
-  const text = make("div", { class: "text waiting-dots" }, make("span", { class: "quiet", t: "thinking" }));
+  const text = make("div", { class: "text" });
+  const wait = () => { text.classList.add("waiting-dots"); text.replaceChildren(make("span", { class: "quiet", t: "thinking" })); };
   const by = make("div", { class: "by" }, icon(author === "person" ? "person" : "brand"), make("span", { t: author }));
   const element = make("li", { class: author === "person" ? "answer from-person" : "answer" }, by, text);
   const item = { element, sources: [], words: "" };
   item.add = (more) => { item.words += more; text.classList.remove("waiting-dots"); text.textContent = flowing(item.words); };
-  item.end = () => text.classList.remove("waiting-dots");
-  item.clear = () => { item.words = ""; element.replaceChildren(by, text); text.classList.add("waiting-dots"); text.replaceChildren(make("span", { class: "quiet", t: "thinking" })); };
-  item.note = (key) => { item.end(); if (!item.words) text.replaceChildren(); element.append(make("p", { class: "quiet", t: key })); };
-  item.fail = (problem, retry) => { item.end(); if (!item.words) text.replaceChildren(); element.append(problemBox(problem, retry)); announce(t(problem.kind ?? "broken")); };
-  item.complete = (reply) => { item.add(reply.response.slice(0, 0)); element.replaceChildren(by, ...answerParts(reply, reply.sources ?? item.sources)); };
+  item.end = () => { text.classList.remove("waiting-dots"); if (!item.words) text.replaceChildren(); };
+  item.clear = () => { item.words = ""; element.replaceChildren(by, text); wait(); };
+  item.note = (key) => { item.end(); element.append(make("p", { class: "quiet", t: key })); };
+  item.fail = (problem, retry) => { item.end(); element.append(problemBox(problem, retry)); announce(t(problem.kind ?? "broken")); };
+  item.complete = (reply) => element.replaceChildren(by, ...answerParts(reply, reply.sources ?? item.sources));
+  wait();
   return item;
 }
 
@@ -112,10 +114,9 @@ function refusal(reply, sources) {
   return box;
 }
 
-const traceLine = (step) => (typeof step === "string" ? step : Object.entries(step).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", "));
-
 function traceList(trace) {
-  return make("details", {}, make("summary", { t: "trace" }), make("ol", {}, ...trace.map((step) => make("li", { text: traceLine(step) }))));
+  const steps = trace.map((step) => make("li", { text: typeof step === "string" ? step : JSON.stringify(step) }));
+  return make("details", {}, make("summary", { t: "trace" }), make("ol", {}, ...steps));
 }
 
 // ---- judging an answer
@@ -123,23 +124,28 @@ function traceList(trace) {
 function feedbackTools(reply) {
   const note = make("span", { class: "note", role: "status" });
   const up = iconButton("up", "helpful", () => judge("up"));
-  const down = iconButton("down", "not_helpful", () => (form.hidden = !form.hidden) || form.querySelector("textarea").focus());
+  const down = iconButton("down", "not_helpful", openForm);
   const form = feedbackForm((extra) => judge("down", extra));
-  const box = make("div", {}, make("div", { class: "tools" }, up, down, copyButton(reply.response, note), reply.refused ? null : personButton("link"), note), form);
+  const tools = [up, down, copyButton(reply.response, note), reply.refused ? null : personButton("link"), note];
+  function openForm() {
+    form.hidden = !form.hidden;
+    if (!form.hidden) form.querySelector("textarea").focus();
+  }
   async function judge(rating, extra = {}) {
     const sent = await tried(() => call("POST", "/api/feedback", { message_id: reply.message_id, rating, ...extra }));
     if (!sent) return;
-    for (const [button, is] of [[up, rating === "up"], [down, rating === "down"]]) button.setAttribute("aria-pressed", String(is));
+    up.setAttribute("aria-pressed", String(rating === "up"));
+    down.setAttribute("aria-pressed", String(rating === "down"));
     form.hidden = true;
     note.textContent = t("thanks");
   }
-  return box;
+  return make("div", {}, make("div", { class: "tools" }, ...tools), form);
 }
 
 function feedbackForm(send) {
-  const field = (t_, name) => make("label", {}, make("span", { t: t_ }), make("textarea", { name, rows: 2, maxlength: 4000 }));
-  const form = make("form", { class: "feedback", hidden: true }, field("what_wrong", "comment"), field("right_answer", "correct"),
-    make("div", { class: "actions" }, make("button", { class: "primary", t: "send_feedback" })));
+  const field = (words, name) => make("label", {}, make("span", { t: words }), make("textarea", { name, rows: 2, maxlength: 4000 }));
+  const actions = make("div", { class: "actions" }, make("button", { class: "primary", t: "send_feedback" }));
+  const form = make("form", { class: "feedback", hidden: true }, field("what_wrong", "comment"), field("right_answer", "correct"), actions);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const extra = Object.fromEntries([...new FormData(form)].filter(([, value]) => value.trim()));
@@ -156,19 +162,21 @@ function copyButton(text, note) {
 // ---- a tool that changes something asks first
 
 function confirmCard({ id, tool, arguments: values = {}, text }) {
-  const list = make("dl", {}, ...Object.entries(values).flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: String(value) })]));
-  const card = make("div", { class: "ask", role: "group", label: "confirm_title" }, make("strong", { t: "confirm_title" }), make("p", { text: text || tool }), list);
-  const buttons = make("div", { class: "actions" },
-    make("button", { type: "button", class: "primary", t: "confirm_yes", onclick: () => decide(true) }), make("button", { type: "button", t: "confirm_no", onclick: () => decide(false) }));
-  card.append(buttons);
+  const rows = Object.entries(values).flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: String(value) })]);
+  const yes = make("button", { type: "button", class: "primary", t: "confirm_yes", onclick: () => decide(true) });
+  const no = make("button", { type: "button", t: "confirm_no", onclick: () => decide(false) });
+  const buttons = make("div", { class: "actions" }, yes, no);
   async function decide(accept) {
-    let result;
-    buttons.querySelectorAll("button").forEach((button) => { button.disabled = true; });
-    const sent = await tried(async () => { result = await call("POST", `/api/confirm/${encodeURIComponent(id)}`, { accept }); });
-    if (sent) buttons.replaceWith(make("p", { role: "status" }, make("span", { t: accept ? "confirm_done" : "confirm_dropped" }), " ", result?.response ?? ""));
-    else buttons.querySelectorAll("button").forEach((button) => { button.disabled = false; });
+    yes.disabled = no.disabled = true; // once: a second click must not order a second laptop
+    const sent = await tried(async () => {
+      const result = await call("POST", `/api/confirm/${encodeURIComponent(id)}`, { accept });
+      const words = make("span", { t: accept ? "confirm_done" : "confirm_dropped" });
+      buttons.replaceWith(make("p", { role: "status" }, words, " ", result?.response ?? ""));
+    });
+    if (!sent) yes.disabled = no.disabled = false;
   }
-  return card;
+  return make("div", { class: "ask", role: "group", label: "confirm_title" },
+    make("strong", { t: "confirm_title" }), make("p", { text: text || tool }), make("dl", {}, ...rows), buttons);
 }
 
 // ---- a person
@@ -199,7 +207,11 @@ async function look() {
   const found = await call("GET", `/api/conversations/${encodeURIComponent(id)}`).catch(() => null);
   if (id !== now.conversation) return;
   const end = atEnd();
-  if (found) found.messages.filter((each) => each.role !== "user" && !now.shown.has(each.id)).forEach((each) => { showMessage(each); announce(each.text); });
+  for (const each of found?.messages ?? []) {
+    if (each.role === "user" || now.shown.has(each.id)) continue;
+    showMessage(each);
+    announce(each.text);
+  }
   follow(end);
   setState(found?.state ?? now.state);
 }

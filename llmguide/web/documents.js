@@ -20,10 +20,13 @@ function showDocuments(documents) {
 
 function documentRow(each) {
   const whole = each.status === "indexed";
-  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.source }), make("div", { class: "quiet" },
-    make("span", { t: "passages", values: { count: each.chunks ?? 0 } }), ...(each.readers ? [" · ", readers(each.readers)] : []), each.reason ? ` · ${each.reason}` : ""));
-  const status = make("span", { class: whole ? "tag good" : "tag bad", t: each.status === "not indexed" ? "not_indexed" : each.status });
-  return make("li", {}, what, status, may("editor") ? iconButton("trash", "delete_document", () => remove(each.source), { name: each.source }) : null);
+  const detail = make("div", { class: "quiet" }, make("span", { t: "passages", values: { count: each.chunks ?? 0 } }));
+  if (each.readers) detail.append(" · ", readers(each.readers));
+  if (each.reason) detail.append(` · ${each.reason}`);
+  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.source }), detail);
+  const status = make("span", { class: whole ? "tag good" : "tag bad", t: each.status.replace(" ", "_") });
+  const end = may("editor") ? iconButton("trash", "delete_document", () => remove(each.source), { name: each.source }) : null;
+  return make("li", {}, what, status, end);
 }
 
 function readers(names) {
@@ -64,16 +67,23 @@ async function read(card, form) {
 }
 
 function jobCard(files) {
-  const name = make("span", files.length === 1 ? { class: "name", text: files[0].name } : { class: "name", t: "files_count", values: { count: files.length } });
-  const status = make("span", { class: "quiet", role: "status" }), bar = make("progress", { max: 1, value: 0, "aria-label": files.map((file) => file.name).join(", ") });
+  const names = files.map((file) => file.name).join(", "), count = files.length;
+  const name = make("span", count === 1 ? { class: "name", text: names } : { class: "name", t: "files_count", values: { count } });
+  const status = make("span", { class: "quiet", role: "status" });
+  const bar = make("progress", { max: 1, value: 0, "aria-label": names });
   const results = make("ul"), card = { stop: new AbortController(), cancel: null };
-  const stop = make("button", { type: "button", class: "link", t: "cancel", onclick: () => (card.cancel ? tried(card.cancel) : card.stop.abort()) });
+  const cancel = () => (card.cancel ? tried(card.cancel) : card.stop.abort());
+  const stop = make("button", { type: "button", class: "link", t: "cancel", onclick: cancel });
+  const close = make("button", { type: "button", class: "link", t: "remove", onclick: () => card.element.remove() });
   card.element = make("li", { class: "job" }, make("div", {}, name, status, stop), bar, results);
   card.say = (key, values) => status.replaceChildren(make("span", { t: key, values }));
   card.progress = (share) => { bar.value = share; };
   card.show = (state) => showJob(card, state, bar, results);
-  card.fail = (problem, retry) => problem.name === "AbortError" ? card.say("cancelled") : (card.say("read_failed"), results.replaceChildren(make("li", {}, problemBox(problem, retry))));
-  card.end = () => { bar.hidden = true; stop.replaceWith(make("button", { type: "button", class: "link", t: "remove", onclick: () => card.element.remove() })); };
+  card.fail = (problem, retry) => {
+    card.say(problem.name === "AbortError" ? "cancelled" : "read_failed");
+    if (problem.name !== "AbortError") results.replaceChildren(make("li", {}, problemBox(problem, retry)));
+  };
+  card.end = () => { bar.hidden = true; stop.replaceWith(close); };
   return card;
 }
 
@@ -83,22 +93,25 @@ function showJob(card, state, bar, results) {
   const cancelled = state.error === "cancelled";
   card.say(cancelled ? "cancelled" : SAYS[state.status] ?? "read_failed", { done: state.done ?? 0, total: state.total ?? 0 });
   bar.value = state.total ? (state.done ?? 0) / state.total : 0;
-  results.replaceChildren(...(state.files ?? []).map(fileResult), ...(state.error && !cancelled ? [make("li", { class: "problem", text: state.error })] : []));
+  results.replaceChildren(...(state.files ?? []).map(fileResult));
+  if (state.error && !cancelled) results.append(make("li", { class: "problem", text: state.error }));
   if (state.status === "done") announce(t("read_done"));
 }
 
-function fileResult(file) { // {"source" or "name", "status", "reason"}
-  const good = ["indexed", "done", "unchanged"].includes(file.status), waits = ["waiting", "running"].includes(file.status);
-  const result = good ? make("span", { class: "reason", t: "file_ok" }) : make("span", { class: "reason", text: file.reason || "" });
-  const tag = make("span", { class: good ? "tag good" : waits ? "tag" : "tag bad", t: good ? "indexed" : waits ? "queued" : "not_indexed" });
-  return make("li", {}, make("span", { text: file.name ?? file.source }), " ", tag, " ", result);
+const LOOKS = { indexed: { class: "tag good", t: "indexed" }, waiting: { class: "tag", t: "queued" } };
+
+function fileResult({ source, status, reason }) {
+  const tag = make("span", LOOKS[status] ?? { class: "tag bad", t: "not_indexed" });
+  const words = make("span", status === "indexed" ? { class: "reason", t: "file_ok" } : { class: "reason", text: reason });
+  return make("li", {}, make("span", { text: source }), " ", tag, " ", words);
 }
 
 export function startDocuments() {
   const drop = $("drop"), input = $("files");
   input.addEventListener("change", () => { send([...input.files]); input.value = ""; });
-  for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
-  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.remove("over"); });
+  for (const name of ["dragenter", "dragover"]) drop.addEventListener(name, () => drop.classList.add("over"));
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
   drop.addEventListener("drop", (event) => send([...event.dataTransfer.files]));
-  for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault()); // a file beside the box must not replace the page
+  // A file that falls beside the box must not replace the page.
+  for (const name of ["dragenter", "dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 }

@@ -33,7 +33,9 @@ export function icon(name) {
   return svg;
 }
 
-export const iconButton = (name, label, onclick, values) => make("button", { type: "button", class: "icon", label, values, onclick }, icon(name));
+export function iconButton(name, label, onclick, values) {
+  return make("button", { type: "button", class: "icon", label, values, onclick }, icon(name));
+}
 
 // Lines that a document broke for its own width are joined: a line that goes on with a small letter is no new one.
 export const flowing = (text) => text.replace(/(?<=[\p{L},;)])\n(?=\p{Ll})/gu, " ");

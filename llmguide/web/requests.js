@@ -40,13 +40,15 @@ function showCount(requests) {
 }
 
 function requestRow(each) {
-  const waits = each.state === "waiting";
-  const state = waits ? make("span", { class: "tag bad", t: "state_waiting" }) : make("span", { class: "tag good", t: each.agent ? "taken_by" : "state_person", values: { name: each.agent } });
-  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.user ?? "" }),
-    make("div", { class: "quiet" }, make("span", { t: `reason_${each.reason ?? "asked"}` }), " · ", make("span", { time: each.time })));
-  const act = waits ? make("button", { type: "button", class: "primary", t: "take", "data-request": each.conversation, onclick: () => take(each.conversation) })
-    : !each.agent || each.agent === here.user ? make("button", { type: "button", t: "open_request", "data-request": each.conversation, onclick: () => openTalk(each.conversation) }) : null;
-  return make("li", {}, what, state, make("div", { class: "actions" }, act));
+  const { conversation, agent } = each, waits = each.state === "waiting";
+  const state = waits ? { class: "tag bad", t: "state_waiting" } : { class: "tag good", t: "taken_by", values: { name: agent } };
+  const reason = make("span", { t: `reason_${each.reason ?? "asked"}` });
+  const detail = make("div", { class: "quiet" }, reason, " · ", make("span", { time: each.time }));
+  const what = make("div", { class: "what" }, make("div", { class: "name", text: each.user }), detail);
+  const button = (look, words, onclick) => make("button", { type: "button", class: look, t: words, "data-request": conversation, onclick });
+  const mine = agent === here.user ? button("", "open_request", () => openTalk(conversation)) : null;
+  const act = waits ? button("primary", "take", () => take(conversation)) : mine;
+  return make("li", {}, what, make("span", state), make("div", { class: "actions" }, act));
 }
 
 const path = (conversation, verb) => `/api/handoff/${encodeURIComponent(conversation)}/${verb}`;
@@ -74,13 +76,15 @@ async function showTalk() {
 function line(message) {
   const author = { user: "user", person: "you" }[message.role] ?? "assistant";
   const sources = message.sources?.length ? placeList("sources", message.sources) : null;
-  return make("div", {}, make("div", { class: "by" }, make("span", { t: author })), make("div", { class: "text", text: message.text }), sources);
+  const by = make("div", { class: "by" }, make("span", { t: author }));
+  return make("div", {}, by, make("div", { class: "text", text: message.text }), sources);
 }
 
 function replyForm(conversation) {
   const field = make("textarea", { id: "reply", rows: 2, maxlength: 8000, required: true });
-  const form = make("form", {}, make("label", { for: "reply", t: "your_reply" }), field, make("div", { class: "actions" },
-    make("button", { class: "primary", t: "reply" }), make("button", { type: "button", t: "hand_back", onclick: () => close(conversation) })));
+  const end = make("button", { type: "button", t: "hand_back", onclick: () => close(conversation) });
+  const actions = make("div", { class: "actions" }, make("button", { class: "primary", t: "reply" }), end);
+  const form = make("form", {}, make("label", { for: "reply", t: "your_reply" }), field, actions);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const message = field.value.trim();

@@ -44,7 +44,8 @@ function showPassage({ text, before, after, page, headings }, { quote }) {
   const mark = make("mark", { text: flowing(quoted) });
   const near = (words) => (words?.trim() ? make("div", { class: "near", text: flowing(words.trim()) }) : null);
   $("panel-place").replaceChildren(...place(page, headings));
-  $("panel-text").replaceChildren(...[near(before), make("div", {}, flowing(text.slice(0, at)), mark, flowing(text.slice(at + quoted.length))), near(after)].filter(Boolean));
+  const passage = make("div", {}, flowing(text.slice(0, at)), mark, flowing(text.slice(at + quoted.length)));
+  $("panel-text").replaceChildren(...[near(before), passage, near(after)].filter(Boolean));
   mark.scrollIntoView({ block: "center" });
 }
 
