@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'PARTS', 'OUTCOMES', 'registry', 'requests', 'request_seconds', 'first_token_seconds', 'step_seconds',
            'answers', 'tokens', 'cache_lookups', 'guard_blocks', 'errors', 'in_flight', 'queue_length', 'queue_limit',
-           'drift', 'audit_broken', 'QUIET', 'METHODS', 'step', 'Watch', 'own_metrics_folder', 'worker_gone',
-           'exposition']
+           'drift', 'audit_broken', 'QUIET', 'METHODS', 'step', 'Watch', 'watch_answer', 'own_metrics_folder',
+           'worker_gone', 'exposition']
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c02
 import asyncio
@@ -114,6 +114,29 @@ def _note(scope: dict, status: int, seconds: float, problem: BaseException | Non
     log("request", route=route, method=method, status=status, seconds=round(seconds, 4), **found)
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c20
+async def watch_answer(
+    events,  # of a chat answer: dicts with their kind under "event"; the last is "done", with refused and state
+):
+    "The same events as they come, the outcome and the time to the first word counted."
+    start, waiting = time.perf_counter(), True
+    try:
+        async for event in events:
+            if waiting and event["event"] in ("token", "done"):
+                first_token_seconds.observe(time.perf_counter() - start)
+                waiting = False
+            if event["event"] == "done": answers.labels(_outcome(event)).inc()
+            elif event["event"] == "error": answers.labels("failed").inc()
+            yield event
+    except Exception:
+        answers.labels("failed").inc()
+        raise
+
+
+def _outcome(done: dict) -> str:
+    if done.get("state", "bot") != "bot": return "handed_over"
+    return "refused" if done.get("refused") else "answered"
+
+# %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c23
 def own_metrics_folder() -> Path:
     "A fresh folder where the worker processes started from here keep their metrics; call before starting them."
     folder = Path(tempfile.mkdtemp(prefix="llmguide-metrics-"))
