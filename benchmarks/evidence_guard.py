@@ -7,10 +7,12 @@ import json
 import random
 from pathlib import Path
 
-from llmguide.enterprise.guard import orders_in
+from llmguide.enterprise.guard import ABUSIVE, orders_in
 from llmguide.enterprise.split import sentence_spans
 from llmguide.evidence import record_curve, wilson_interval
 from llmguide.prompting.defend import is_attack
+from llmguide.prompting.head import load_head
+from llmguide.prompting.moderate import moderate
 from llmguide.settings import get_settings
 from llmguide.stories import project_folder
 
@@ -65,6 +67,11 @@ def main():
              "our own handbooks, English and Chinese": passages(project_folder() / "data" / "handbooks"),
              "Chinese encyclopedia (CMRC 2018)": chinese(data / "cmrc2018" / "cmrc2018_dev.json")}
     rows += [row("alarm", name, [bool(orders_in(text)) for text in texts]) for name, texts in clean.items()]
+    sentences = [text[start:end] for text in chance.sample(large, 400) for start, end in sentence_spans(text) if end - start > 20]
+    abuse = [moderate(sentence)["abuse"] for sentence in sentences]
+    limit = load_head("moderate").card["thresholds"]["abuse"]
+    rows += [row("tone", "sentences withheld (Sourcegraph)", [score >= ABUSIVE for score in abuse]),
+             row("tone", "with the filter's own threshold", [score >= limit for score in abuse])]
     for each in rows: print(each, flush=True)
     record_curve("enterprise_guard", rows, passage=f"{LENGTH} sentences", data="BIPIA text orders in passages of the Sourcegraph handbook",
                  note="kind and noticed: share of orders "

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from fastcore.basics import patch
-from sqlalchemy import Column, Engine, LargeBinary, func, or_, select, type_coerce, update
+from sqlalchemy import Column, Engine, LargeBinary, String, func, or_, select, type_coerce, update
 from sqlalchemy.types import TypeDecorator
 
 from ..settings import require
@@ -208,8 +208,9 @@ def rotate_column(
         with engine.begin() as database:
             rows = database.execute(select(key, raw).where(after).order_by(key).limit(batch)).all()
             for row, value in rows:
-                plain = decrypt(value, ring, context) if value[:4] == MARK else value
+                unchanged = type_coerce(column, String) == value if isinstance(value, str) else raw == value
+                plain = value.encode() if isinstance(value, str) else decrypt(value, ring, context) if value[:4] == MARK else value
                 change = {column.name: type_coerce(encrypt(plain, ring, context), LargeBinary)}
-                done += database.execute(update(column.table).where(key == row, raw == value).values(change)).rowcount
+                done += database.execute(update(column.table).where(key == row, unchanged).values(change)).rowcount
         if not rows: return done
         last = rows[-1][0]
