@@ -115,26 +115,20 @@ def _note(scope: dict, status: int, seconds: float, problem: BaseException | Non
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c20
 async def watch_answer(
-    events,  # of a chat answer: dicts with their kind under "event"; the last is "done", with refused and state
+    events,  # of a chat answer: dicts with their kind under "event": sources, token, done, error
 ):
-    "The same events as they come, the outcome and the time to the first word counted."
+    "The same events as they come; the time to the first word is measured, and an answer that breaks off is counted."
     start, waiting = time.perf_counter(), True
     try:
         async for event in events:
             if waiting and event["event"] in ("token", "done"):
                 first_token_seconds.observe(time.perf_counter() - start)
                 waiting = False
-            if event["event"] == "done": answers.labels(_outcome(event)).inc()
-            elif event["event"] == "error": answers.labels("failed").inc()
+            if event["event"] == "error": answers.labels("failed").inc()
             yield event
     except Exception:
         answers.labels("failed").inc()
         raise
-
-
-def _outcome(done: dict) -> str:
-    if done.get("state", "bot") != "bot": return "handed_over"
-    return "refused" if done.get("refused") else "answered"
 
 # %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c23
 def own_metrics_folder() -> Path:
