@@ -85,11 +85,11 @@ class Parts:
         "Raise what the database raises."
         with self.database.connect() as database: database.exec_driver_sql("SELECT 1")
 
-    def index_version(self) -> str | None:
-        "The state of the documents; None while they change, or before there are any."
+    def look(self, readers) -> tuple[str | None, frozenset[str]]:
+        "The state of the documents (None while they change, or before there are any), and those readers who matter for it."
         folder = ledger_folder(self.settings.store_address)
         if self._version is None and (folder / "manifest.json").exists(): self._version = IndexVersion(folder)
-        return self._version and self._version()
+        return self._version.look(readers) if self._version else (None, frozenset())
 
     def forget_keys(self) -> None:
         "Look every key up again: one was made or revoked."

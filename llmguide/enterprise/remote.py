@@ -20,8 +20,8 @@ from .configuration import ServiceSettings
 from .errors import ServiceError, as_service_error
 
 # %% ../../nbs/4_enterprise/09_0_remote.ipynb #c05
-CALLS = ("embed", "documents", "passage", "delete", "health", "wake")
-STREAMS = ("answer", "generate")
+CALLS = ("confirm", "embed", "documents", "passage", "delete", "health", "wake")
+STREAMS = ("answer", "reply", "generate")
 
 
 def engine_app(
@@ -108,6 +108,14 @@ class EngineClient:
     def answer(self, question: str, readers=None, history=()) -> AsyncIterator[dict]:
         "See AnswerEngine."
         return self._stream("answer", question=question, readers=readers, history=list(history))
+
+    def reply(self, user: str, message: str, conversation: str | None = None, readers=None) -> AsyncIterator[dict]:
+        "See AnswerEngine."
+        return self._stream("reply", user=user, message=message, conversation=conversation, readers=readers)
+
+    async def confirm(self, id: str, user: str, accept: bool) -> str:
+        "See AnswerEngine."
+        return await self._call("confirm", id=id, user=user, accept=accept)
 
     def generate(self, messages: list[dict], options: dict) -> AsyncIterator[dict]:
         "See AnswerEngine."

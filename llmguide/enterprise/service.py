@@ -6,8 +6,8 @@
 __all__ = ['router', 'Reviewer', 'Agent', 'Name', 'Administrator', 'WEB', 'chat', 'me', 'conversations', 'conversation',
            'delete_conversation', 'FeedbackRequest', 'give_feedback', 'list_feedback', 'approve_feedback',
            'export_feedback', 'HandOffRequest', 'PersonReply', 'request_person', 'handoffs', 'take', 'reply', 'close',
-           'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'audit', 'health', 'metrics', 'add_page', 'docs_page',
-           'add_security', 'create_app']
+           'Decision', 'confirm', 'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'audit', 'health', 'metrics',
+           'add_page', 'docs_page', 'add_security', 'create_app']
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c02
 import asyncio
@@ -180,6 +180,19 @@ async def close(request: Request, asker: Agent, conversation: Id) -> dict:
     return {"conversation": conversation, "state": "bot"}
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c13
+class Decision(BaseModel):
+    "Yes or no."
+    accept: bool
+
+
+@router.post("/api/confirm/{id}", tags=["chat"])
+async def confirm(request: Request, asker: Asker, id: Id, body: Decision) -> dict:
+    "Allow or decline what the assistant proposed to do."
+    said = await _parts(request).engine.confirm(id, asker.user, body.accept)
+    await _parts(request).note("confirmed" if body.accept else "declined", asker, action=id)
+    return {"response": said}
+
+# %% ../../nbs/4_enterprise/09_service.ipynb #c15
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
 
 
@@ -227,7 +240,7 @@ async def audit(request: Request, asker: Annotated[Principal, must("read_audit")
     "The last events of the audit log, the newest last."
     return {"events": await asyncio.to_thread(_parts(request).audit_events)}
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c15
+# %% ../../nbs/4_enterprise/09_service.ipynb #c17
 @router.get("/health", tags=["service"])
 async def health(request: Request) -> dict:
     "Whether the service answers, and which of its parts don't work as they should."
@@ -242,13 +255,13 @@ async def health(request: Request) -> dict:
     status = "ok" if set(states.values()) == {"ok"} else "degraded"
     return {"status": status, "version": __version__, **found, "parts": states}
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c16
+# %% ../../nbs/4_enterprise/09_service.ipynb #c18
 async def metrics() -> Response:
     "Metrics in the format of Prometheus."
     body, kind = await asyncio.to_thread(exposition)
     return Response(body, media_type=kind)
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c18
+# %% ../../nbs/4_enterprise/09_service.ipynb #c20
 WEB = assets().parent / "web"
 
 
@@ -282,7 +295,7 @@ def docs_page(
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>llmguide API</title><link rel="stylesheet" href="/style.css">'
     return f'{head}<main><h1>llmguide API</h1><p><a href="/openapi.json">openapi.json</a></p>{items}</main></html>'
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c20
+# %% ../../nbs/4_enterprise/09_service.ipynb #c22
 def add_security(app: FastAPI) -> None:
     "Say in the OpenAPI document which paths need a key."
     plain = app.openapi
@@ -296,7 +309,7 @@ def add_security(app: FastAPI) -> None:
 
     app.openapi = with_security
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c22
+# %% ../../nbs/4_enterprise/09_service.ipynb #c24
 def create_app(
     settings: ServiceSettings | None = None,  # None: from the environment
     engine=None,  # AnswerEngine or EngineClient; None: by the settings
