@@ -87,6 +87,23 @@ def test_a_wrong_checksum_is_no_card_unless_a_word_says_so():
     assert [each["type"] for each in find_pii("身份证号110105194912310021")] == ["CHINESE_ID"]
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("tel:+4915112345678", "tel:[PHONE]"),  # would pass as a card
+        ("手机号 138 0013 8000，备用 159-1234-5678", "手机号 [PHONE]，备用 [PHONE]"),
+        ("电话:0571—8765 4321", "电话:[PHONE]"),
+        ("10.0.0.1-10.0.0.9, ::ffff:10.0.0.1", "[IP]-[IP], [IP]"),
+        ("齿式是1-3.1.4.2", "齿式是1-3.1.4.2"),
+        ("client_ip = ?%20\\|192.52.12.3|%20/", "client_ip = ?%20\\|[IP]|%20/"),
+        ("https://例子.中国/a 和 <jo@a.com>", "[URL] 和 <[EMAIL]>"),
+        ("+1 (415) 555-2671;ext=33 or 00 44 20 7946 0958", "[PHONE] or [PHONE]"),
+    ],
+)
+def test_odd_neighbours(text, masked):
+    assert mask_pii(text, PATTERNED)[0] == masked
+
+
 def test_kinds_choose_and_unknown_ones_are_named():
     text = "jo@a.com 10.0.0.7"
     assert (

@@ -26,7 +26,7 @@ def _plain_characters() -> dict[int, str]:
     table = {code: str(unicodedata.digit(chr(code))) for code in codes if unicodedata.category(chr(code)) == "Nd"}
     table |= {code: chr(code - 0xFEE0) for code in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), *map(ord, "＠．－＋：／（）＿＃"))}
     return table | dict.fromkeys(map(ord, "‐‑‒–−"
-                    "⁃"), "-") | dict.fromkeys(map(ord, "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000"), " ")
+                    "⁃—"), "-") | dict.fromkeys(map(ord, "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000"), " ")
 
 
 PLAIN = _plain_characters()
@@ -117,6 +117,7 @@ WEBSITE = r"(?:web ?site|site|domain|visit|url|link|homepage|网址|网站|域�
 
 LINK_RULES = [
     Rule("URL", re.compile(rf"(?i)(?<![a-z0-9])(?:h(?:tt|xx)ps?|ftps?|sftp|wss?)://{LINK}")),
+    Rule("URL", re.compile(rf"(?i)(?<![a-z0-9])https?://[一-鿿]{{1,20}}\.(?:中国|公司|网络|com|cn)(?:/(?:{LINK})?)?")),
     Rule("URL", re.compile(rf"(?i)(?<![a-z0-9@.])www\d?\.{LINK}")),
 ]
 DOMAIN_RULES = [
@@ -148,7 +149,7 @@ OTHER_NUMBER = re.compile(
     r"|版本|序列|批号|条码)"
     r"[^\n\d.,;。，；]{0,16}$"
 )
-DIGIT_RUN = r"(?<![\dA-Z])(?<![A-Za-z]-)(?:(?<!\d{4}[ .\-]\d{4}[ .\-])|(?=\d{12}))(?=(\d{3,19}(?:[ .\-]\d{2,13}){0,5}(?!\d)))"
+DIGIT_RUN = r"(?<![\dA-Z+])(?<![A-Za-z]-)(?:(?<!\d{4}[ .\-]\d{4}[ .\-])|(?=\d{12}))(?=(\d{3,19}(?:[ .\-]\d{2,13}){0,5}(?!\d)))"
 
 
 def only_digits(text: str) -> str:
@@ -220,8 +221,9 @@ VERSION = re.compile(r"(?i)(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsection|版本�
 
 def machine(match: re.Match) -> Span | None:
     "An address that the standard library can read and that isn't called a version."
-    address = match[0]
-    if said(match, VERSION, 12) or (":" in address and not re.search(r"\d", address)):
+    address, around = match[0], match.string[max(0, match.start() - 1) : match.end() + 1]
+    formula = len(address) == 7 and "-" in around  # 1-3.1.4.2
+    if formula or said(match, VERSION, 12) or (":" in address and not re.search(r"\d", address)):
         return None
     try:
         ip_address(".".join(str(int(part)) for part in address.split(".")) if ":" not in address else address)
@@ -233,9 +235,9 @@ def machine(match: re.Match) -> Span | None:
 PLATE = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 NUMBER = r"[^\n\w]{0,3}(?:number|no\.?|num|#|号码?)?(?: is|为|是)?[^\n\w]{0,3}"
 DOCUMENT_RULES = [
-    Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<!\d[.\-])(?:\d{1,3}\.){3}\d{1,3}(?!\d|[.\-]\d)"), machine),
     Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<![0-9A-Fa-f:]:)(?:[0-9A-Fa-f]{1,4}:|(?<!:)::)[0-9A-Fa-f:]{1,38}(?:(?<=:)\d{1,3}(?"
-                    r":\.\d{1,3}){3})?(?<!:)(?![A-Za-z0-9:])"), machine),
+                    r":\.\d{1,3}){3})?(?<!:)(?![A-Za-z0-9:]|\.\d)"), machine),
+    Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)"), machine),
     Rule("SSN", re.compile(r"(?<![\dA-Za-z])(?<!\d[-.])(?!000|666)\d{3}([- .])(?!00)\d{2}\1(?!0000)\d{4}(?![-.]?"
                     r"\d)"), lambda match: match.span()),
     Rule("SSN", re.compile(r"(?i)(?:\bssn|social security|社会?安全?号|社保号)"

@@ -12,7 +12,7 @@ import re
 from .privacy_patterns import OTHER_NUMBER, Rule, Span, only_digits, said
 
 # %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c07
-EXTENSION = r"(?:\s?(?:x|ext\.?|extension|转|分机号?|内线|#)[ :]?\d{1,6}|-\d{1,4}(?=\D|$))?(?![\d])"
+EXTENSION = r"(?:[\s;]?(?:x|ext\.?|extension|转|分机号?|内线|#)[ :=]?\d{1,6}|-\d{1,4}(?=\D|$))?(?![\d])"
 NO_DIGIT = r"(?<![A-Za-z0-9_])(?<!\d[.,:/\-])"
 
 
@@ -26,7 +26,8 @@ def international(match: re.Match) -> Span | None:
 
 
 CLEAR_RULES = [
-    Rule("PHONE", re.compile(rf"(?<![A-Za-z0-9])(?:\+ ?|(?<![\d.,\-])00 ?|(?<=\()\+)[1-9]\d{{0,3}}(?:[ .\-/]{{0,2}}(?:\(\d{{1,5}}\)|"
+    Rule("PHONE", re.compile(rf"(?<![A-Za-z0-9])(?:\+ ?|(?<![\d.,\-])(?<!\d )00 ?"
+                             rf"|(?<=\()\+)[1-9]\d{{0,3}}(?:[ .\-/]{{0,2}}(?:\(\d{{1,5}}\)|"
                     rf"\d{{1,12}})){{1,7}}(?!\d)(?:{EXTENSION})?"), international),
     Rule("PHONE", re.compile(r"(?<![A-Za-z0-9])(?<!\d[.,])(?:\(?86\)?[ \-]?)?1[3-9]\d(?:[ .\-]?\d{4}[ .\-]?\d{4}|[ .\-]\d{3}"
                     r"[ .\-]\d{5})(?!\d)(?![.,]\d)"),
