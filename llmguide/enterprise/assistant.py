@@ -32,9 +32,11 @@ PHRASES = {
     "en": {"hello": "Hello! Ask me about the documents.", "thanks": "You're welcome.", "offer": "Shall I ask a colleague? Write: agent",
            "lacking": "I need one thing more: {}", "done": "Done.", "declined": "All right, nothing was changed.",
            "blocked": "I can't take this message. Please put your question in other words.",
-           "late": "There is nothing to confirm any more; please ask again.", "failed": "That didn't work just now: nothing more was done."},
+           "late": "There is nothing to confirm any more; please ask again.",
+           "failed": "That didn't work just now: nothing more was done."},
     "zh": {"hello": "您好！请问想了解什么？", "thanks": "不客气。", "offer": "需要转接同事吗？请回复：人工",
-           "lacking": "还需要您补充：{}", "done": "已完成。", "declined": "好的，没有做任何更改。", "blocked": "这条消息我无法处理，请换一种说法提问。",
+           "lacking": "还需要您补充：{}", "done": "已完成。", "declined": "好的，没有做任何更改。",
+           "blocked": "这条消息我无法处理，请换一种说法提问。",
            "late": "没有待确认的操作了，请重新提出。", "failed": "操作暂时没有成功，没有做其他更改。"}}
 _HELLO = re.compile(r"\W*(?:hello|hi|hey|good (?:morning|afternoon|evening)|你好|您好|早上好|下午好|晚上好|在吗)[呀啊吗\W]*", re.I)
 _THANKS = re.compile(r"\W*(?:thanks|thank you|thx|bye|goodbye|谢谢|多谢|再见)[^?？]{0,30}", re.I)

@@ -56,7 +56,7 @@ def fill_arguments(
 
 # %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c09
 _NEGATED = re.compile(r"\b(?:don't|do not|never|without|not)\b|不要|(?<![特级性类分区])别(?!的)|不想|无需|不用", re.IGNORECASE)
-_GENERAL = re.compile(r"^\W*(?:how|why|who|what|when|which)\b|怎么|如何|为什么|谁|什么|多久|哪些", re.IGNORECASE)
+_GENERAL = re.compile(r"^\W*(?:how|why|who|what|when|which)\b|怎么(?!还)|如何|为什么|谁|什么|多久|哪些", re.IGNORECASE)
 _OWN = re.compile(r"\b(?:my|mine|please)\b|我|请", re.IGNORECASE)
 
 
@@ -113,7 +113,9 @@ def schema_chooser(
         schema = {"anyOf": [form(*each) for each in [*plain.items(), ("none", {"type": "object", "properties": {}})]]}
         about = "\n".join(f"{tool.name}({', '.join(plain[tool.name]['properties'])}): {tool.description}" for tool in tools)
         said = _object(chat(_conversation(text, results, f"\nTools:\n{about}\nnone(): nothing fits"), schema=schema, max_tokens=120).text)
-        return None if said.get("tool") in ("none", None) else Call(said["tool"], said.get("arguments", {}))
+        arguments = said.get("arguments", {})
+        if said.get("tool", "none") in ("none", None): return None
+        return Call(str(said["tool"]), arguments if isinstance(arguments, dict) else {"arguments": arguments})
     return choose
 
 # %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c16

@@ -37,7 +37,7 @@ def open_orders(
 
 # %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c07
 _upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)  # people write br-1001
-Number = Annotated[str, Field(pattern=r"^BR-\d{4}$", description="order number 订单号"), _upper,
+Number = Annotated[str, Field(pattern="^BR-[0-9]{4}$", description="order number 订单号"), _upper,
                    Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
 Amount = Annotated[float, Field(gt=0, le=500, description="amount in EUR 金额（欧元）"), Find(
     r"(?<![\d.,-])(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|(?:\beur|€) ?(\d+(?:\.\d{1,2})?)(?![\d-]|[.,]\d)")]
@@ -52,7 +52,7 @@ _CITIES = {"Lyon": "lyon|里昂", "Hamburg": "hamburg|汉堡", "Milan": "milan|�
 City = Annotated[str | None, Field(pattern=f"^({'|'.join(_CITIES)})$", description=", ".join(_CITIES)), Choose(_CITIES)]
 _NAMES = "january,february,march,april,(?:in|of|for) may,june,july,august,september,october,november,december".split(",")
 _CHINESE = "一 二 三 四 五 六 七 八 九 十 十一 十二".split()
-Month = Annotated[str | None, Field(pattern=r"^2026-\d\d$", description="as 2026-03"), Choose(
+Month = Annotated[str | None, Field(pattern="^2026-[0-9]{2}$", description="as 2026-03"), Choose(
     {f"2026-{number:02d}": rf"\b{name}\b|(?<!\d){number} ?月|(?<!十){_CHINESE[number - 1]}月|2026-{number:02d}"
      for number, name in enumerate(_NAMES, 1)})]
 
