@@ -59,7 +59,7 @@ class Rule(NamedTuple):
     pattern: re.Pattern
     part: Callable[[re.Match], Span | None] = whole  # None: looks like it, but isn't
 
-
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c11
 def _spans(rule: Rule, text: str) -> list[Span]:
     "Where a rule holds, without overlaps: the first wins."
     spans, last = [], 0
@@ -79,7 +79,7 @@ def _blank(text: str, spans: list[Span]) -> str:
         last = end
     return "".join([*pieces, text[last:]])
 
-
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c12
 def find_spans(
     text: str,
     rules: list[Rule],  # in order: what an earlier one takes is not there for a later one
@@ -93,7 +93,7 @@ def find_spans(
             plain = _blank(plain, spans)
     return sorted(found)
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c13
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c15
 def before(match: re.Match, length: int = 30) -> str:
     "The characters in front of a match, on the same line, at most `length`."
     return match.string[max(0, match.start() - length) : match.start()].rpartition("\n")[2]
@@ -103,7 +103,7 @@ def said(match: re.Match, words: re.Pattern, length: int = 30) -> bool:
     "Whether one of the words stands shortly before a match."
     return bool(words.search(before(match, length)))
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c15
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c17
 LATIN = "A-Za-z0-9À-ɏͰ-ӿ"  # letters of European alphabets; \w would take in Chinese
 LINK = rf"[{LATIN}\-._~:/?#\[\]@!$&'()*+,;=%]*[{LATIN}/_=&#~%\-]"
 ENDINGS = ("com|net|org|edu|gov|mil|int|info|biz|name|pro|mobi|asia|app|dev|tech|shop|store|site|online|xyz|top|club|vip|cloud|blog|"
@@ -125,7 +125,7 @@ DOMAIN_RULES = [
     Rule("DOMAIN", re.compile(rf"(?i){WEBSITE}(?: (?:is|at|name))?[ :]{{0,3}}({LABELS}(?:{UNSURE}){AFTER_DOMAIN})")),
 ]
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c17
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c19
 LOCAL = rf"(?<![{LATIN}_%+\-])[{LATIN}_%+\-][{LATIN}._%+'\-]{{0,63}}+"
 HOST = rf"(?:[{LATIN}](?:[{LATIN}\-]{{0,61}}[{LATIN}])?\.){{1,8}}(?:[A-Za-zÀ-ɏͰ-ӿ]{{2,24}}|xn--[a-z0-9]+)"
 AT = r"\s?[\[({<](?:at|@|AT)[\])}>]\s?"
@@ -137,7 +137,7 @@ MAIL_RULES = [
     Rule("EMAIL", re.compile(rf"(?i){LOCAL} at [{LATIN}\-]{{1,63}}(?: dot [{LATIN}\-]{{2,24}}){{1,3}}(?![{LATIN}])")),
 ]
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c20
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c22
 ISSUERS = re.compile(r"4\d{12}(?:\d{3}){0,2}$|5[1-5]\d{14}$|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}$|3[47]\d{13}$|"
                      r"3(?:0[0-5]|[689]\d)\d{11,16}$|(?:2131|1800)\d{11}$|35\d{14,17}$|6(?:011|5\d\d|4[4-9]\d)\d{12,15}$|"
                      r"(?:50[0-9]{2}|5[678]\d\d|6[0-9]{3})\d{8,15}$")
@@ -151,7 +151,7 @@ OTHER_NUMBER = re.compile(
 )
 DIGIT_RUN = r"(?<![\dA-Z+])(?<![A-Za-z]-)(?:(?<!\d{4}[ .\-]\d{4}[ .\-])|(?=\d{12}))(?=(\d{3,19}(?:[ .\-]\d{2,13}){0,5}(?!\d)))"
 
-
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c23
 def only_digits(text: str) -> str:
     "The digits of a text."
     return re.sub(r"\D", "", text)
@@ -178,12 +178,12 @@ def card(match: re.Match) -> Span | None:
     ends = valid or [end for _, end in candidates if meant]
     return (match.start(1), ends[0]) if ends and not match.string[ends[0] : ends[0] + 1].encode().isalpha() else None
 
-
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c24
 def bank_card(match: re.Match) -> Span | None:
     "A card of a Chinese bank: its beginning or a Chinese word says so."
     return card(match) if said(match, BANK_WORDS) or UNION_PAY.match(only_digits(match[1])) else None
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c22
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c26
 ID_WORDS = re.compile(r"(?i)(?:身份证|证件|公民身份|身分证|\bid (?:card|number|no)\b)[^\n\d]{0,16}$")
 
 
@@ -197,7 +197,7 @@ def account(match: re.Match) -> Span | None:
     solid = re.match(r"[A-Za-z]{2}\d{2}[A-Za-z0-9]{11,30}(?![A-Za-z0-9])", match[1])
     return (start, start + solid.end()) if solid and re.search(r"(?i)iban[^\n\d]{0,16}$", before(match)) else None
 
-
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c27
 def chinese_id(match: re.Match) -> Span | None:
     "An identity number whose checksum holds, or any of its form after a word such as 身份证."
     number = re.sub(r"[ \-]", "", match[0])
@@ -215,7 +215,7 @@ NUMBER_RULES = [
     Rule("CARD", re.compile(DIGIT_RUN), card),
 ]
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c25
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c30
 VERSION = re.compile(r"(?i)(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsection|版本号?|章节)[ :]{0,3}$")
 
 
@@ -231,7 +231,7 @@ def machine(match: re.Match) -> Span | None:
         return None
     return match.span()
 
-
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c31
 PLATE = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 NUMBER = r"[^\n\w]{0,3}(?:number|no\.?|num|#|号码?)?(?: is|为|是)?[^\n\w]{0,3}"
 DOCUMENT_RULES = [
@@ -250,5 +250,5 @@ DOCUMENT_RULES = [
                     rf"\d{{4}}|\d{{5}}[DF])(?![A-Za-z0-9])")),
 ]
 
-# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c28
+# %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c34
 PATTERN_RULES = [*LINK_RULES, *MAIL_RULES, *DOCUMENT_RULES, *NUMBER_RULES, *DOMAIN_RULES]

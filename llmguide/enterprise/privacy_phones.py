@@ -56,6 +56,8 @@ WORDS_AFTER = re.compile(r"(?i)[ ,(\-]{1,3}(?:office|fax|mobile|cell|home|work|d
 DATE = re.compile(r"(?:1[6-9]|20)\d\d([ .\-/])(?:0?[1-9]|1[0-2])\1(?:0?[1-9]|[12]\d|3[01])(?!\d)|\d{1,2}([ .\-/])\d{1,2}\2(?:(?"
                   r":1[6-9]|20)\d\d|\d\d)(?!\d)(?![ .\-/]\d)|"
                   r"(?:1\d|20)\d\d ?[\-/ ] ?(?:1\d|20)?\d\d(?!\d)$|(?:1[6-9]|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?!\d)")
+
+# %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c11
 AMOUNT = re.compile(r"\d{1,2}(?:[ .]\d{3})+$|\d+\.\d+$|\d{3}(?:\.\d{3})+$|\d{3} 000(?: 000)*$")
 UNIT_AFTER = re.compile(r"(?i)\s?(?:%|percent|per cent|dollars?|euros?|pounds?|yuan|rmb|usd|eur|gbp|cny|"
                         r"元|万|亿|美元|人|个|件|年|月|日|km|kg|m"
@@ -72,7 +74,7 @@ def _dialled(run: str) -> bool:
     even = min(map(len, groups)) >= 2 and max(map(len, groups)) <= 5 and not re.search(r"[/]| [\-/]|[\-/] ", run)
     return len(groups) in (3, 4, 5) and even and len(set(re.findall(r"[ .\-]", run))) == 1 and not run.startswith(("978", "979"))
 
-
+# %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c12
 def number(match: re.Match) -> Span | None:
     "A run of digits that is a telephone number by its shape and the words around it."
     run = re.split(r"(?i)x|e|转|分", match[0])[0].strip()
