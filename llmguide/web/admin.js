@@ -109,8 +109,7 @@ async function audit() {
 }
 
 function auditLine(event) {
-  const { time, hash, previous, ...rest } = event;
-  const known = Object.entries(rest).filter(([, value]) => value !== null && value !== "");
-  const words = known.map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`);
-  return make("li", {}, make("span", { time }), `  ${words.join("  ")}`);
+  const { n, time, what, who, mac, ...rest } = event; // mac chains an event to the one before; llmguide checks it
+  const more = Object.entries(rest).map(([name, value]) => `${name}=${typeof value === "object" ? JSON.stringify(value) : value}`);
+  return make("li", {}, make("span", { time }), ["", what, who, ...more].join("  "));
 }

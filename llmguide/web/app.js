@@ -30,7 +30,9 @@ function showUser() {
 
 function askForKey() {
   const wrong = key.get() !== null;
+  if (!wrong && !$("view-login").hidden) return; // asked already: somebody may be typing
   key.forget();
+  Object.assign(here, { user: "", roles: [] });
   showView("login");
   document.body.classList.add("signed-out");
   $("key-problem").replaceChildren(wrong ? make("span", { t: "key_wrong" }) : "");
@@ -173,6 +175,7 @@ on("question", "keydown", composerKey);
 on("stop", "click", stopAnswer);
 on("language", "click", switchLanguage);
 on("theme", "click", switchTheme);
+setInterval(() => { if (!document.hidden) countRequests(); }, 15000); // somebody may be waiting
 document.addEventListener("keydown", pageKey);
 document.addEventListener("key-needed", askForKey);
 document.addEventListener("first-key", (event) => goOnWith(event.detail));

@@ -24,7 +24,7 @@ const en = {
   kinds: "PDF, Word, Excel, PowerPoint, HTML, Markdown, text, e-mail, pictures with text",
   who_reads: "Who may read them", only_me: "Only me", everyone: "Everyone", uploads: "Uploads", no_documents: "No documents yet.",
   sending: "Sending", queued: "Waiting for its turn", reading: "Reading {done} of {total}", read_done: "Done", read_failed: "Failed",
-  cancelled: "Cancelled. What was read until then stays.", file_ok: "Answers can use it now.", passages: "{count} passages", not_indexed: "not readable",
+  cancelled: "Cancelled. What was read until then stays.", file_ok: "Answers can use it now.", passages: "passages: {count}", not_indexed: "not readable",
   delete_document: "Delete {name}", delete_document_sure: "Delete “{name}”? No later answer will use it.", readers: "for {names}",
   indexed: "ready", outdated: "older version in use", writing: "being read", deleting: "being deleted", files_count: "{count} files",
   requests_why: "People who asked for a person. While you have a conversation, the assistant says nothing in it.", no_requests: "Nobody is waiting.",
