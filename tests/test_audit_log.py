@@ -90,6 +90,16 @@ def test_every_small_forgery_is_found(path, ring):
     assert log.verify(anchor).line == 1 and log.verify() and log.events() == [] and log.anchor() == Anchor(0, "")
 
 
+def test_half_a_line_of_a_killed_writer_is_cut_off(path, ring):
+    log = filled(path, ring, 5)
+    whole = path.read_bytes()
+    for cut in (1, 20, len(whole.splitlines()[-1])):
+        path.write_bytes(whole[:-cut])
+        assert "part of a line" in log.verify().problem
+        with AuditLog(path, ring) as other: other.record("next", "ann").result()
+        assert other.verify().events == 5 and other.events(1)[0]["what"] == "next"
+
+
 def test_lines_of_another_log_or_key(path, ring, tmp_path):
     log, other = filled(path, ring, 3), filled(tmp_path / "other.jsonl", ring, 3)
     mine, theirs = (each.path.read_bytes().splitlines(keepends=True) for each in (log, other))

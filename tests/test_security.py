@@ -124,10 +124,25 @@ def test_bad_keys_are_named_and_not_shown(monkeypatch, value):
     with pytest.raises(ValueError, match="LLMGUIDE_SECRET_KEYS"): KeyRing.from_settings()
 
 
+def test_keys_of_openssl_and_of_files(monkeypatch, tmp_path):
+    plain = "/+/+" + "A" * 39 + "="  # standard base64, as `openssl rand -base64 32` writes it
+    monkeypatch.setenv("LLMGUIDE_SECRET_KEYS", f"{plain},{KeyRing.generate().text()}")
+    assert len(KeyRing.from_settings().ids) == 2
+    monkeypatch.setenv("LLMGUIDE_SECRET_KEYS", plain[:-9])
+    with pytest.raises(ValueError) as problem: KeyRing.from_settings()
+    assert plain[:8] not in str(problem.value)
+    for content, reason in ((b"\xff\xfe", "as text"), (b"", "needs a key"), (b"abcd", "32 bytes")):
+        name = tmp_path / f"keys {len(content)}"
+        name.write_bytes(content)
+        monkeypatch.setenv("LLMGUIDE_SECRET_KEYS", str(name))
+        with pytest.raises(ValueError, match=reason): KeyRing.from_settings()
+
+
 def test_empty_huge_and_swapped_texts():
     ring = KeyRing.generate()
     for data in (b"", b"\0" * 3_000_000, "机密".encode()): assert decrypt(encrypt(data, ring, "a"), ring, "a") == data
     first, second = encrypt(b"1", ring, "row 1"), encrypt(b"2", ring, "row 2")
+    assert decrypt(first, ring, "row 1") == b"1"
     with pytest.raises(DecryptionError): decrypt(first, ring, "row 2")
     with pytest.raises(DecryptionError): decrypt(first[:20] + second[20:], ring, "row 1")
     assert all(key.hex() not in repr(ring) for key in ring.keys.values())
@@ -327,7 +342,15 @@ def test_signed_folder(tmp_path):
             with pytest.raises(SignatureError): verify_folder(model, "intents 3", public)
         (model / path).write_bytes(whole)
     verify_folder(model, "intents 3", public)
+    more, weights = model / "more.py", model / "weights.bin"
+    for change, what in ((more.touch, "more.py .* was added"), (weights.unlink, "is missing")):
+        change()
+        with pytest.raises(SignatureError, match=what): verify_folder(model, "intents 3", public)
+        more.unlink(missing_ok=True)
+    sign_folder(model, "intents 4", private)
+    with pytest.raises(SignatureError, match="intents 4"): verify_folder(model, "intents 3", public)
+    verify_folder(model, "intents 4", public)
     (model / "link").symlink_to(tmp_path)
-    with pytest.raises(ValueError, match="link"): verify_folder(model, "intents 3", public)
-    with pytest.raises(ValueError, match="holds no key"): verify_folder(model, "intents 3", model / "weights.bin")
+    with pytest.raises(ValueError, match="link"): verify_folder(model, "intents 4", public)
+    with pytest.raises(ValueError, match="holds no key"): verify_folder(model, "intents 3", model / "signed.json")
     assert private.stat().st_mode & 0o077 == 0

@@ -61,24 +61,26 @@ class KeyRing:
 
 # %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c15
 def _from_text(text: str, where: str) -> KeyRing:
-    "The ring of a text: keys in base64, between them commas or white space."
-    try: return KeyRing([base64.b64decode(part, altchars=b"-_", validate=True) for part in text.replace(",", " ").split()])
+    "The ring of a text: keys in base64 (either alphabet), between them commas or white space; no error shows a key."
+    parts = text.replace("-", "+").replace("_", "/").replace(",", " ").split()
+    try: return KeyRing([base64.b64decode(part, validate=True) for part in parts])
     except (ValueError, binascii.Error) as problem:
         raise ValueError(f"{where} holds no good keys ({problem}): a key is 32 bytes in base64, see KeyRing.generate().text()") from None
 
 
 @lru_cache(maxsize=8)
 def _from_setting(value: str) -> KeyRing:
-    if not any(sign in value for sign in "/\\"): return _from_text(value, "LLMGUIDE_SECRET_KEYS")
-    try: text = Path(value).expanduser().read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ValueError(f"LLMGUIDE_SECRET_KEYS: the file {value} can't be read ({problem}): write one with KeyRing.save") from None
-    return _from_text(text, value)
+    path = os.path.expanduser(value)
+    if not os.path.isfile(path): return _from_text(value, "LLMGUIDE_SECRET_KEYS names no file that is there, and")
+    try: text = Path(path).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"LLMGUIDE_SECRET_KEYS: the file {value} can't be read as text: write one with KeyRing.save") from None
+    return _from_text(text, f"LLMGUIDE_SECRET_KEYS: the file {value}")
 
 
 @patch(cls_method=True)
 def from_settings(cls: KeyRing) -> KeyRing | None:
-    "The ring of LLMGUIDE_SECRET_KEYS (keys, or a path with a slash), read once; None: not set; raises ValueError for bad keys."
+    "The ring of LLMGUIDE_SECRET_KEYS (a file's path, or keys), read once; None: not set; raises ValueError for bad keys."
     value = os.environ.get("LLMGUIDE_SECRET_KEYS", "").strip()
     return _from_setting(value) if value else None
 
