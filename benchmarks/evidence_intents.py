@@ -133,4 +133,5 @@ if __name__ == "__main__":
     rows = desks()
     for data, given in (("CLINC150", clinc_parts), ("BANKING77", banking(clinc_parts[3]))):
         for method in METHODS: rows += kept(data, method, *given)
-    record_curve("enterprise_intents", rows, epochs=EPOCHS, refuse=0.03, encoder="all-minilm-l6-v2", seeds=[0])
+    note = "Times on shared cores: compare them with each other only."
+    record_curve("enterprise_intents", rows, note, epochs=EPOCHS, refuse=0.03, encoder="all-minilm-l6-v2", seeds=[0])
