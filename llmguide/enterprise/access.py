@@ -104,31 +104,33 @@ class KeyStore:
 
     def __repr__(self): return f"KeyStore({self.engine!r})"  # the engine hides its password
 
-    def create(
-        self,
-        user: str,  # whose key it is; one user may have several
-        roles: Iterable[str] = ("reader",),  # of ROLES
-        groups: Iterable[str] = (),  # whose documents the user may read
-        days: float = 90,  # until it expires; 90 so that forgotten keys end
-    ) -> Key:
-        "A new key, shown this once; raises ValueError for an unknown role, a bad name, or days that aren't above 0."
-        principal = Principal(user, roles, groups)
-        if unknown := principal.roles - set(ROLES): raise ValueError(f"unknown role {min(unknown)!r}: one of {', '.join(ROLES)}")
-        if not 0 < days <= 36_500: raise ValueError(f"days={days}: above 0, and 36,500 at most")
-        self._check_names(principal)
-        key = Key(f"llmg_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}")
-        row = {"id": key.id, "hash": _hash(key), "user": user, "roles": sorted(principal.roles), "groups": sorted(principal.groups)}
-        now = time.time()
-        with self.engine.begin() as database: database.execute(insert(api_keys).values(**row, made=now, expires=now + days * 86_400))
-        return key
-
     def list(self) -> list[dict]:
         "All keys without their hashes, the newest first; made, expires, revoked and last_used in UTC seconds."
         shown = [column for column in api_keys.c if column.name != "hash"]
         with self.engine.connect() as database:
             return [dict(row) for row in database.execute(select(*shown).order_by(api_keys.c.made.desc())).mappings()]
 
-# %% ../../nbs/4_enterprise/06_access.ipynb #c26
+# %% ../../nbs/4_enterprise/06_access.ipynb #c25
+@patch
+def create(
+    self: KeyStore,
+    user: str,  # whose key it is; one user may have several
+    roles: Iterable[str] = ("reader",),  # of ROLES
+    groups: Iterable[str] = (),  # whose documents the user may read
+    days: float = 90,  # until it expires; 90 so that forgotten keys end
+) -> Key:
+    "A new key, shown this once; raises ValueError for an unknown role, a bad name, or days that aren't above 0."
+    principal = Principal(user, roles, groups)
+    if unknown := principal.roles - set(ROLES): raise ValueError(f"unknown role {min(unknown)!r}: one of {', '.join(ROLES)}")
+    if not 0 < days <= 36_500: raise ValueError(f"days={days}: above 0, and 36,500 at most")
+    self._check_names(principal)
+    key = Key(f"llmg_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}")
+    row = {"id": key.id, "hash": _hash(key), "user": user, "roles": sorted(principal.roles), "groups": sorted(principal.groups)}
+    now = time.time()
+    with self.engine.begin() as database: database.execute(insert(api_keys).values(**row, made=now, expires=now + days * 86_400))
+    return key
+
+# %% ../../nbs/4_enterprise/06_access.ipynb #c27
 @patch
 def _check_names(self: KeyStore, new: Principal) -> None:
     "Raise ValueError when a user would be called like a group, or a group like a user."
@@ -137,7 +139,7 @@ def _check_names(self: KeyStore, new: Principal) -> None:
     if both := users & groups:
         raise ValueError(f"{min(both)!r} would be a user and a group, and so read what isn't theirs: choose another name")
 
-# %% ../../nbs/4_enterprise/06_access.ipynb #c28
+# %% ../../nbs/4_enterprise/06_access.ipynb #c29
 @patch
 def authenticate(
     self: KeyStore,
@@ -156,7 +158,7 @@ def authenticate(
     self._known[digest] = principal, now + min(self.fresh, row.expires - time.time())
     return principal
 
-
+# %% ../../nbs/4_enterprise/06_access.ipynb #c30
 @patch
 def _row(self: KeyStore, id: str, digest: bytes):
     "The valid row of a key, or None; notes the use, at most once a minute."
@@ -169,7 +171,7 @@ def _row(self: KeyStore, id: str, digest: bytes):
             database.commit()
     return row
 
-# %% ../../nbs/4_enterprise/06_access.ipynb #c29
+# %% ../../nbs/4_enterprise/06_access.ipynb #c31
 @patch
 def revoke(
     self: KeyStore,

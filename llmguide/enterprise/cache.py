@@ -59,19 +59,23 @@ class IndexVersion:
             version, names = self._state
         return version, frozenset(readers) if names is None else names.intersection(readers)
 
-    def _read(self) -> tuple[str | None, set[str] | None]:
-        if self._ledger.begun(): return None, None
-        entries = list(self._ledger.entries().values())
-        known = all(entry.readers is not None for entry in entries)
-        names = {name for entry in entries for name in entry.readers} if known else None
-        return hashlib.sha256(repr(entries).encode()).hexdigest()[:16], names
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c09
+@patch
+def _read(self: IndexVersion) -> tuple[str | None, set[str] | None]:
+    if self._ledger.begun(): return None, None
+    entries = list(self._ledger.entries().values())
+    known = all(entry.readers is not None for entry in entries)
+    names = {name for entry in entries for name in entry.readers} if known else None
+    return hashlib.sha256(repr(entries).encode()).hexdigest()[:16], names
 
-    def close(self) -> None:
-        "Let go of the file."
-        self._watch.close()
-        self._ledger.close()
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c11
+@patch
+def close(self: IndexVersion) -> None:
+    "Let go of the file."
+    self._watch.close()
+    self._ledger.close()
+
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c12
 _PUT = """
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], KEYS[1])
@@ -80,7 +84,7 @@ for place = 1, #old, 2 do redis.call('DEL', old[place]) end
 """
 _NAME, _ORDER, _PAUSE = "llmguide:answer:", "llmguide:answers", 2.0
 
-
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c13
 class AnswerCache:
     "Answers by key, in memory and, shared, in Redis."
 
@@ -98,32 +102,38 @@ class AnswerCache:
         self._redis = open_redis(redis_url) if redis_url else None
         self._put_script = self._redis.register_script(_PUT) if redis_url else None
 
-    def get(
-        self,
-        key: str,  # see cache_key
-    ):
-        "The answer, a copy of its own; None where there is none or its time is over."
-        line = self._from_memory(key) or self._from_redis(key)
-        with self._lock: self.hits, self.misses = self.hits + bool(line), self.misses + (not line)
-        return json.loads(line) if line else None
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c14
+@patch
+def get(
+    self: AnswerCache,
+    key: str,  # see cache_key
+):
+    "The answer, a copy of its own; None where there is none or its time is over."
+    line = self._from_memory(key) or self._from_redis(key)
+    with self._lock: self.hits, self.misses = self.hits + bool(line), self.misses + (not line)
+    return json.loads(line) if line else None
 
-    def put(
-        self,
-        key: str,  # made *before* the answer was computed: if the index changed meanwhile, nobody finds it
-        answer: dict,  # what JSON can hold
-    ) -> None:
-        "Keep an answer."
-        line, end = json.dumps(answer), time.time() + self.seconds
-        self._to_memory(key, end, line)
-        values = [f"{end} {line}", int(self.seconds * 1000), time.time(), self.size]
-        self._ask(lambda: self._put_script(keys=[_NAME + key, _ORDER], args=values))
 
-    def clear(self) -> None:
-        "Forget all answers, here and in Redis; another process may remember its own until their end."
-        with self._lock: self._answers.clear()
-        self._ask(lambda: self._redis.delete(_ORDER, *self._redis.zrange(_ORDER, 0, -1)))
+@patch
+def put(
+    self: AnswerCache,
+    key: str,  # made *before* the answer was computed: if the index changed meanwhile, nobody finds it
+    answer: dict,  # what JSON can hold
+) -> None:
+    "Keep an answer."
+    line, end = json.dumps(answer), time.time() + self.seconds
+    self._to_memory(key, end, line)
+    values = [f"{end} {line}", int(self.seconds * 1000), time.time(), self.size]
+    self._ask(lambda: self._put_script(keys=[_NAME + key, _ORDER], args=values))
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c12
+
+@patch
+def clear(self: AnswerCache) -> None:
+    "Forget all answers, here and in Redis; another process may remember its own until their end."
+    with self._lock: self._answers.clear()
+    self._ask(lambda: self._redis.delete(_ORDER, *self._redis.zrange(_ORDER, 0, -1)))
+
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c15
 @patch
 def _from_memory(self: AnswerCache, key: str) -> str | None:
     with self._lock:
@@ -140,7 +150,7 @@ def _to_memory(self: AnswerCache, key: str, end: float, line: str) -> None:
         self._answers.move_to_end(key)
         while len(self._answers) > self.size: self._answers.popitem(last=False)
 
-
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c16
 @patch
 def _from_redis(self: AnswerCache, key: str) -> str | None:
     found = self._ask(lambda: _read(self._redis.get(_NAME + key)))

@@ -29,7 +29,7 @@ class ConnectorError(RuntimeError):
         super().__init__(message)
         self.status = status
 
-
+# %% ../../nbs/4_enterprise/07_1_connectors.ipynb #c10
 class Connector:
     "The way to one business system."
 
@@ -52,7 +52,7 @@ class Connector:
         "Close the connections."
         self.client.close()
 
-# %% ../../nbs/4_enterprise/07_1_connectors.ipynb #c10
+# %% ../../nbs/4_enterprise/07_1_connectors.ipynb #c11
 @patch
 def call(
     self: Connector,
@@ -80,7 +80,7 @@ def call(
         wrong = "; ".join(f"{place}: {said}" for place, said in found[:3])
         raise ConnectorError(f"{method} {self.base_url}{path}: the answer isn't what was agreed ({wrong})", status) from None
 
-
+# %% ../../nbs/4_enterprise/07_1_connectors.ipynb #c12
 @patch
 def _send(self: Connector, method: str, path: str, json) -> tuple[int, bytes]:
     "Status and content of one try; raises ConnectorError for an answer that is too large or comes in drops."

@@ -14,6 +14,8 @@ import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
 
+from fastcore.basics import patch
+
 from ..settings import require
 
 # %% ../../nbs/4_enterprise/06_1_limits.ipynb #c07
@@ -57,7 +59,7 @@ on conflict (name) do update set full = max(full, :now) + :cost where max(full, 
 returning 0.0
 """  # full, cost and room in seconds
 
-
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c14
 class FileBuckets:
     "Buckets of all processes of one machine, in an SQLite file."
 
@@ -86,7 +88,7 @@ class FileBuckets:
         "Close the file."
         self._database.close()
 
-# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c15
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c16
 @contextmanager
 def redis_errors():
     "Raise ConnectionError for whatever goes wrong with a Redis: not there, too slow, or talking nonsense."
@@ -105,7 +107,7 @@ def open_redis(
     try: return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
     except ValueError: raise ValueError("the address of Redis can't be read: write redis://HOST:PORT/0") from None
 
-# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c16
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c17
 _SCRIPT = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1e6
@@ -133,7 +135,7 @@ class RedisBuckets:
         "Close the connections."
         self.client.close()
 
-# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c18
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c19
 class Limiter:
     "A token bucket for each name."
 
@@ -151,32 +153,39 @@ class Limiter:
         self._shared = RedisBuckets(redis_url) if redis_url else FileBuckets(file) if file else None
         self._ask_again = 0.0  # monotonic seconds
 
-    def take(
-        self,
-        name: str,  # who takes: the id of a key, an address
-        cost: float = 1,  # tokens; a long question may cost more
-    ) -> float:
-        "Take tokens: 0 when they were there, else the seconds to wait (nothing is taken); raises ValueError for a cost over the burst."
-        if not 0 < cost <= self.burst: raise ValueError(f"cost={cost}: above 0, and at most the burst of {self.burst:g}")
-        if self._shared and self.healthy:
-            try: return self._shared.take(name, cost, self.rate, self.burst)
-            except ConnectionError as problem: self._note(problem)
-        return self._local.take(name, cost, self.rate, self.burst)
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c20
+@patch
+def take(
+    self: Limiter,
+    name: str,  # who takes: the id of a key, an address
+    cost: float = 1,  # tokens; a long question may cost more
+) -> float:
+    "Take tokens: 0 when they were there, else the seconds to wait (nothing is taken); raises ValueError for a cost over the burst."
+    if not 0 < cost <= self.burst: raise ValueError(f"cost={cost}: above 0, and at most the burst of {self.burst:g}")
+    if self._shared and self.healthy:
+        try: return self._shared.take(name, cost, self.rate, self.burst)
+        except ConnectionError as problem: self._note(problem)
+    return self._local.take(name, cost, self.rate, self.burst)
 
-    def _note(self, problem: Exception) -> None:
-        self._ask_again = time.monotonic() + self.pause
-        logging.getLogger(__name__).warning("limits: %s, this process uses its own buckets for %g s", problem, self.pause)
 
-    @property
-    def healthy(self) -> bool:
-        "False while the shared buckets have failed and this process limits by itself: for the health report."
-        return time.monotonic() >= self._ask_again
+@patch
+def _note(self: Limiter, problem: Exception) -> None:
+    self._ask_again = time.monotonic() + self.pause
+    logging.getLogger(__name__).warning("limits: %s, this process uses its own buckets for %g s", problem, self.pause)
 
-    def close(self) -> None:
-        "Let go of the file or the connections."
-        if self._shared: self._shared.close()
 
-# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c29
+@patch(as_prop=True)
+def healthy(self: Limiter) -> bool:
+    "False while the shared buckets have failed and this process limits by itself: for the health report."
+    return time.monotonic() >= self._ask_again
+
+
+@patch
+def close(self: Limiter) -> None:
+    "Let go of the file or the connections."
+    if self._shared: self._shared.close()
+
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c31
 class Busy(RuntimeError):
     "No room now; `retry_after` says in how many seconds to come again."
 
@@ -184,7 +193,7 @@ class Busy(RuntimeError):
         super().__init__(f"too many requests at once: come again in {retry_after} s")
         self.retry_after = retry_after
 
-
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c32
 class Gate:
     "So many inside, so many in the queue, the others are told when to come again."
 

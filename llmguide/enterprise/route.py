@@ -158,7 +158,7 @@ def _failed(backend: Backend, problem: Exception) -> None:
     backend.breaker.note(getattr(problem, "status", None) in (400, 413, 422))  # it is well, and refused this request
     logging.getLogger(__name__).warning("route: %s failed (%s)", backend.name, type(problem).__name__)  # never the message
 
-
+# %% ../../nbs/4_enterprise/07_route.ipynb #c21
 @patch
 def answer(
     self: Router,
@@ -177,7 +177,7 @@ def answer(
             return Routed(reply, backend.name, data, tried, backend.price * reply.usage.get("total_tokens", 0) / 1000)
         finally: self._count(backend, -1)
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c22
+# %% ../../nbs/4_enterprise/07_route.ipynb #c23
 @patch
 def stream(self: Router, messages: str | list[dict], declared: str = "private", **options) -> Iterator[str]:
     "The reply in pieces; goes on to the next backend only before the first piece."
@@ -195,7 +195,7 @@ def stream(self: Router, messages: str | list[dict], declared: str = "private", 
         else: return backend.breaker.note(True)
         finally: self._count(backend, -1)
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c31
+# %% ../../nbs/4_enterprise/07_route.ipynb #c32
 class TaskScheduler:
     "Sends work to a private or a public place."
 

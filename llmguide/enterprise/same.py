@@ -97,7 +97,7 @@ _ORDER = [
 _HOW = re.compile(r"(?:怎么|怎样)(?![样不没会能可了啦回啊这那还办])")  # 怎么办 asks what to do, 怎么不 asks why
 _DAY = re.compile(r"(?:星期|礼拜)(?=[一二三四五六日天几])")
 
-
+# %% ../../nbs/4_enterprise/06_2_0_same.ipynb #c18
 @lru_cache(maxsize=1)
 def _phrase() -> re.Pattern:
     return re.compile(rf"(?<![\w-]){_either(list(_lists()['english']['phrases']))}(?![\w-])")
@@ -121,7 +121,7 @@ def _chinese(text: str) -> str:
     for phrase, other in lists["phrases"].items(): text = text.replace(phrase, other)
     return _DAY.sub("周", _HOW.sub("如何", text)).replace("周天", "周日")
 
-# %% ../../nbs/4_enterprise/06_2_0_same.ipynb #c19
+# %% ../../nbs/4_enterprise/06_2_0_same.ipynb #c20
 @lru_cache(maxsize=4096)
 def canonical(
     question: str,  # as somebody wrote it; above 500 characters it stays as it is
