@@ -115,16 +115,15 @@ def main():
     file = get_settings().cache_dir / "evidence" / f"{RESULT}.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
+    note = ("right tool, right arguments, right answer, nothing paid without a yes; models choose under an enforced schema, "
+            "median seconds of a choice; tasks written for this project, the dev part left out")
     points = []
     with tempfile.TemporaryDirectory() as folder, EnterpriseKnowledgeBase(DATA / "handbooks") as base:
         for name in CHOOSERS:
-            try: points.append(point(name, tasks, kept, folder, base))
+            try: points += filter(None, [point(name, tasks, kept, folder, base)])
             finally: file.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-            print("   ", points[-1])
-    points = [each for each in points if each]
-    note = ("right tool, right arguments, right answer, nothing paid without a yes; models choose under an enforced schema, "
-            "median seconds of a choice; tasks written for this project, the dev part left out")
-    record_curve(RESULT, points, note=note, data="tool_tasks.jsonl")
+            record_curve(RESULT, points, note=note, data="tool_tasks.jsonl")  # after each: the last model takes longest
+            print("   ", points[-1], flush=True)
     file.unlink()
     return 0
 
