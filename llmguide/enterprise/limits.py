@@ -173,7 +173,7 @@ def _note(self: Limiter, problem: Exception) -> None:
     self._ask_again = time.monotonic() + self.pause
     logging.getLogger(__name__).warning("limits: %s, this process uses its own buckets for %g s", problem, self.pause)
 
-
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c21
 @patch(as_prop=True)
 def healthy(self: Limiter) -> bool:
     "False while the shared buckets have failed and this process limits by itself: for the health report."
@@ -185,7 +185,7 @@ def close(self: Limiter) -> None:
     "Let go of the file or the connections."
     if self._shared: self._shared.close()
 
-# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c31
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c32
 class Busy(RuntimeError):
     "No room now; `retry_after` says in how many seconds to come again."
 
@@ -193,7 +193,7 @@ class Busy(RuntimeError):
         super().__init__(f"too many requests at once: come again in {retry_after} s")
         self.retry_after = retry_after
 
-# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c32
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c33
 class Gate:
     "So many inside, so many in the queue, the others are told when to come again."
 
@@ -223,7 +223,9 @@ class Gate:
             self._each += 0.1 * (time.monotonic() - start - self._each)
         finally: self.present -= 1
 
-    async def _turn(self) -> None:
-        try:
-            async with asyncio.timeout(self.patience): await self._slots.acquire()
-        except TimeoutError: raise Busy(self.retry_after()) from None
+# %% ../../nbs/4_enterprise/06_1_limits.ipynb #c34
+@patch
+async def _turn(self: Gate) -> None:
+    try:
+        async with asyncio.timeout(self.patience): await self._slots.acquire()
+    except TimeoutError: raise Busy(self.retry_after()) from None
