@@ -30,7 +30,7 @@ def find_pii(
     spans = find_spans(text, [rule for rule in RULES if rule.kind in wanted])
     return [{"type": kind, "start": start, "end": end, "text": text[start:end]} for start, end, kind in spans]
 
-
+# %% ../../nbs/4_enterprise/05_privacy.ipynb #c06
 def _replace(text: str, found: list[dict], placeholders: Iterable[str]) -> str:
     pieces, last = [], 0
     for each, placeholder in zip(found, placeholders, strict=True):
@@ -47,7 +47,7 @@ def mask_pii(
     found = find_pii(text, kinds)
     return _replace(text, found, (f"[{each['type']}]" for each in found)), found
 
-# %% ../../nbs/4_enterprise/05_privacy.ipynb #c09
+# %% ../../nbs/4_enterprise/05_privacy.ipynb #c10
 def number_pii(
     text: str,
     kinds: Iterable[str] | None = None,  # as in `mask_pii`
