@@ -43,7 +43,6 @@ class ServiceSettings(BaseSettings):
     traces: str = ""  # address of an OTLP collector, or console; empty: none
     tls_cert: Path | None = None  # certificate chain (PEM); with it, only https is spoken
     tls_key: Path | None = None  # its private key
-    secret_keys: SecretStr | None = None  # of the encryption at rest, see KeyRing; None: not encrypted
 
     @field_validator("service_dir", "handbooks", "tls_cert", "tls_key", mode="after")
     @classmethod

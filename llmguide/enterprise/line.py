@@ -15,6 +15,7 @@ from contextlib import closing
 from fastcore.basics import patch
 
 from .errors import ServiceError
+from .metrics import queue_length, queue_limit
 
 # %% ../../nbs/4_enterprise/09_0_5_line.ipynb #c07
 class Line:
@@ -26,7 +27,8 @@ class Line:
         waiting: int = 64,  # places in the line
         seconds: float = 60,  # that a caller waits for a result, or for its next part
     ):
-        self.most, self.seconds, self.busy = at_work + waiting, seconds, 0
+        self.at_work, self.most, self.seconds, self.busy = at_work, at_work + waiting, seconds, 0
+        queue_limit.set(waiting)
         self._threads, self._count = ThreadPoolExecutor(at_work, "engine"), threading.Lock()
 
     def _take(self, change: int) -> None:
@@ -34,6 +36,7 @@ class Line:
             if change > 0 and self.busy >= self.most:
                 raise ServiceError(503, f"{self.most} questions are being worked on or wait already", "ask again in a few seconds", wait=2)
             self.busy += change
+            queue_length.set(max(0, self.busy - self.at_work))
 
     def submit(self, function: Callable, *arguments):
         "A place in the line, as a Future; raises ServiceError (503) when it is full."
