@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .answer import REFUSALS
 from .choosing import Outcome, choose_by_rules, use_tools
 from .database import open_database
+from .guard import check_question
 from .handoff import HandOff, wants_person
 from .history import History, check_user
 from .intents import detect_intent
@@ -31,12 +32,10 @@ _all_ = ["detect_intent"]
 PHRASES = {
     "en": {"hello": "Hello! Ask me about the documents.", "thanks": "You're welcome.", "offer": "Shall I ask a colleague? Write: agent",
            "lacking": "I need one thing more: {}", "done": "Done.", "declined": "All right, nothing was changed.",
-           "blocked": "I can't take this message. Please put your question in other words.",
            "late": "There is nothing to confirm any more; please ask again.",
            "failed": "That didn't work just now: nothing more was done."},
     "zh": {"hello": "您好！请问想了解什么？", "thanks": "不客气。", "offer": "需要转接同事吗？请回复：人工",
            "lacking": "还需要您补充：{}", "done": "已完成。", "declined": "好的，没有做任何更改。",
-           "blocked": "这条消息我无法处理，请换一种说法提问。",
            "late": "没有待确认的操作了，请重新提出。", "failed": "操作暂时没有成功，没有做其他更改。"}}
 _HELLO = re.compile(r"\W*(?:hello|hi|hey|good (?:morning|afternoon|evening)|你好|您好|早上好|下午好|晚上好|在吗)[呀啊吗\W]*", re.I)
 _THANKS = re.compile(r"\W*(?:thanks|thank you|thx|bye|goodbye|谢谢|多谢|再见)[^?？]{0,30}", re.I)
@@ -84,7 +83,7 @@ class Assistant:
         history: History,
         tools: Iterable[Tool] = (),
         choose: Callable = choose_by_rules,  # how a tool is chosen, see the lesson on choosing
-        guard: Callable | None = None,  # message -> why it is refused, or None
+        guard: Callable | None = None,  # as check_question: message -> Verdict; None: every message is taken
         intent: Callable = detect_intent,
     ):
         self.base, self.history, self.tools, self.choose, self.guard, self.intent = base, history, [*tools], choose, guard, intent
@@ -160,7 +159,8 @@ def think(
 ) -> Said:
     "What to say to a message while the bot may speak."
     phrases = PHRASES[turn.language]
-    if self.guard and (reason := self.guard(turn.text)): return Said(phrases["blocked"], refused=True, trace=(f"guard: {reason}",))
+    if self.guard and not (verdict := self.guard(turn.text)).allowed:
+        return Said(verdict.reason(turn.language), refused=True, trace=(f"guard: {verdict.rule}",))
     if reason := wants_person(turn.text, _refusals(turn)): return Said("", hand_over=reason, trace=(f"a person: {reason}",))
     if decided := self._decide(turn): return decided
     for pattern, name in ((_HELLO, "hello"), (_THANKS, "thanks")):
@@ -255,7 +255,7 @@ def default_assistant() -> Assistant:
     base = EnterpriseKnowledgeBase(store=folder / "store")
     if not base.ledger.entries(): print("reading the sample handbooks, once …", flush=True)
     base.add([handbooks], sync=True)
-    return Assistant(base, History(open_database(f"sqlite:///{folder}/assistant.sqlite")))
+    return Assistant(base, History(open_database(f"sqlite:///{folder}/assistant.sqlite")), guard=check_question)
 
 
 def process_message(
