@@ -10,6 +10,7 @@ import heapq
 from math import ceil
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..intervals import Interval
 
@@ -39,21 +40,23 @@ class Predictor:
 
     def _leverage(self, point) -> float: return float(point @ self._spread @ point)
 
-    def predict(
-        self,
-        **quantities: float,  # one for each input
-    ) -> Interval:
-        "What to expect, with 90 % of cases within the interval; raises ValueError beyond what was measured."
-        point = self._point(quantities)
-        for name, value, low, high in zip(self.inputs, point[1:], self._low[1:], self._high[1:]):
-            if not low <= value <= high: raise ValueError(f"{name} = {value:g} was never measured, only {low:g} to {high:g}: measure it")
-        if self._leverage(point) > self.leverage * 1.0001:
-            raise ValueError(f"nothing like {quantities} was measured together: measure it")
-        value = float(point @ self.weights)
-        low, high = np.quantile(self.errors, [0.05, 0.95])
-        return Interval(value, value * (1 + min(low, 0)), value * (1 + max(high, 0)))
+# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c08
+@patch
+def predict(
+    self: Predictor,
+    **quantities: float,  # one for each input
+) -> Interval:
+    "What to expect, with 90 % of cases within the interval; raises ValueError beyond what was measured."
+    point = self._point(quantities)
+    for name, value, low, high in zip(self.inputs, point[1:], self._low[1:], self._high[1:]):
+        if not low <= value <= high: raise ValueError(f"{name} = {value:g} was never measured, only {low:g} to {high:g}: measure it")
+    if self._leverage(point) > self.leverage * 1.0001:
+        raise ValueError(f"nothing like {quantities} was measured together: measure it")
+    value = float(point @ self.weights)
+    low, high = np.quantile(self.errors, [0.05, 0.95])
+    return Interval(value, value * (1 + min(low, 0)), value * (1 + max(high, 0)))
 
-# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c13
+# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c14
 def simulate_queue(
     services,  # (questions,) seconds that each takes, in the order of arrival
     arrivals,  # (questions,) seconds when each comes, ascending
@@ -81,7 +84,7 @@ def waiting_seconds(
     varies = 1 + services.var() / services.mean() ** 2
     return waits * services.mean() / (servers * (1 - load)) * varies / 2
 
-# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c16
+# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c17
 def slowest_percent(services, load: float, servers: int, questions: int = 20_000, seed: int = 0) -> float:
     "Seconds that 99 of 100 answers stay below at this load, with questions coming by chance."
     draw, services = np.random.default_rng(seed), np.asarray(services, float)
@@ -100,7 +103,7 @@ def most_load(services, servers: int, target: float, questions: int = 20_000, se
         else: high = middle
     return low
 
-
+# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c18
 def reserve(
     services,  # (any,) measured seconds of service
     servers: int,
@@ -117,7 +120,7 @@ def reserve(
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(load, min(low, load), max(high, load)).scale(-100, 100)
 
-# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c21
+# %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c23
 def servers_needed(
     services,  # (any,) measured seconds of service
     rate: float,  # questions a second in the busiest hour

@@ -47,7 +47,7 @@ def read_scenarios() -> list[Scenario]:
     text = ("scenario", "engine", "source")
     return [Scenario(**{name: value if name in text else float(value) for name, value in row.items()}) for row in rows]
 
-
+# %% ../../nbs/4_enterprise/10_economics.ipynb #c13
 def yearly_costs(
     scenario: Scenario,
     seconds: dict[str, Interval],  # seconds of a core for one answer, by engine
@@ -73,7 +73,7 @@ def share(
     of = lambda mine, others: 100 * mine / (mine + others)  # noqa: E731
     return Interval(of(mine.value, others.value), of(mine.low, others.high), of(mine.high, others.low))
 
-# %% ../../nbs/4_enterprise/10_economics.ipynb #c17
+# %% ../../nbs/4_enterprise/10_economics.ipynb #c18
 def present_value(
     yearly: float,  # gain a year, at each year's end
     years: int,
@@ -99,7 +99,7 @@ def payback_years(invested: Interval, gain: Interval) -> Interval:
     "Years until the gains make up for the investment, undiscounted; infinite where there is no gain."
     return break_even(invested, gain, exactly(0))
 
-# %% ../../nbs/4_enterprise/10_economics.ipynb #c21
+# %% ../../nbs/4_enterprise/10_economics.ipynb #c22
 class Option(NamedTuple):
     "A way to answer, with what is known about it."
     name: str

@@ -100,7 +100,7 @@ class Watch:
             raise
         finally: _note(scope, status, time.perf_counter() - start, problem, current)
 
-
+# %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c18
 def _note(scope: dict, status: int, seconds: float, problem: BaseException | None, current):
     route = getattr(scope.get("route"), "path", "unknown")
     method = scope["method"] if scope["method"] in METHODS else "OTHER"
@@ -113,7 +113,7 @@ def _note(scope: dict, status: int, seconds: float, problem: BaseException | Non
     log = get_log().error if status >= 500 else get_log().info
     log("request", route=route, method=method, status=status, seconds=round(seconds, 4), **found)
 
-# %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c20
+# %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c21
 async def watch_answer(
     events,  # of a chat answer: dicts with their kind under "event": sources, token, done, error
 ):
@@ -130,7 +130,7 @@ async def watch_answer(
         answers.labels("failed").inc()
         raise
 
-# %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c23
+# %% ../../nbs/4_enterprise/09_4_metrics.ipynb #c24
 def own_metrics_folder() -> Path:
     "A fresh folder where the worker processes started from here keep their metrics; call before starting them."
     folder = Path(tempfile.mkdtemp(prefix="llmguide-metrics-"))

@@ -121,7 +121,7 @@ def _otlp(address: str):
     module = require("opentelemetry.exporter.otlp.proto.http.trace_exporter", "traces")
     return module.OTLPSpanExporter(endpoint=address.rstrip("/") + "/v1/traces")
 
-
+# %% ../../nbs/4_enterprise/09_4_0_tracing.ipynb #c20
 @contextmanager
 def span(
     name: str,  # "retrieve"
