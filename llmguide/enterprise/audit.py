@@ -31,9 +31,9 @@ def _body(number: int, key_id: str, event: dict) -> str:
     return json.dumps({"n": number, "hmac_key": key_id} | event, ensure_ascii=False, separators=(",", ":"))
 
 
-def _sum(key: bytes, before: str, body: str) -> str:
+def _sum(key: bytes, before: str, body: bytes) -> str:
     "HMAC-SHA-256 of a line and of the sum before it, in hexadecimal."
-    return hmac.digest(key, before.encode() + body.encode(), "sha256").hex()
+    return hmac.digest(key, before.encode() + body, "sha256").hex()
 
 
 def _leaves(value) -> Iterator:
@@ -43,16 +43,18 @@ def _leaves(value) -> Iterator:
     else:
         for each in value: yield from _leaves(each)
 
-
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c10
 def _check(name: str, value) -> None:
     "Raise ValueError for a value that doesn't belong into an audit log."
     for each in (value,) if isinstance(value, (str, int)) else _leaves(value):
         if isinstance(each, str) and len(each) > LONGEST:
             raise ValueError(f"{name} has {len(each):,} characters: an audit event holds ids, not texts; record its fingerprint")
+        if isinstance(each, str) and any("\ud800" <= letter <= "\udfff" for letter in each):
+            raise ValueError(f"{name} holds bytes that are no text: {each!a}")
         if each is not None and not isinstance(each, (str, int, float, bool)):
             raise ValueError(f"{name} holds a {type(each).__name__}: an audit event holds strings, numbers, and lists of them")
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c11
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c12
 PATIENCE = 0.003  # seconds that a group waits for more events; the price of an event that comes alone
 MOST = 100_000  # events that may wait for the disk: more means that it is dead
 
@@ -69,7 +71,7 @@ def _new_group() -> Future:
     group.set_running_or_notify_cancel()
     return group
 
-
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c13
 class AuditLog:
     "A log to which processes add together, and in which changes are found; a file of JSON lines."
 
@@ -95,7 +97,7 @@ class AuditLog:
         "A text's mark, the same for the same text, from which nobody without the key gets the text."
         return hmac.digest(self._keys[self._key_id], b"text:" + text.encode("utf-8", "surrogatepass"), "sha256").hex()[:32]
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c13
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c15
 @patch
 def record(
     self: AuditLog,
@@ -118,7 +120,7 @@ def record(
     self._wake.set()
     return group
 
-
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c16
 @patch
 def _work(self: AuditLog) -> None:
     "The thread: group after group, until the log is closed and nothing waits."
@@ -140,7 +142,7 @@ def close(self: AuditLog) -> None:
     self._wake.set()
     if self._thread: self._thread.join()
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c14
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c17
 _WRITE = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
@@ -168,7 +170,7 @@ def _tail(path: Path, size: int, count: int) -> tuple[list[bytes], int]:
             if step >= size or len(lines) > count: return lines[-count:], size - len(found) + whole
             step *= 8
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c15
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c18
 @patch
 def _end(self: AuditLog, handle: int) -> Anchor:
     "Where the whole lines of the log end now."
@@ -180,7 +182,7 @@ def _end(self: AuditLog, handle: int) -> Anchor:
             raise ValueError(f"the last line of {self.path} is no event: look at it with verify, then start a new file") from None
     return self._at[1]
 
-
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c19
 @patch
 def _append(self: AuditLog, events: list[dict]) -> Anchor:
     "Write events behind what is there, one fsync for all of them; all of them or none."
@@ -189,9 +191,9 @@ def _append(self: AuditLog, events: list[dict]) -> Anchor:
         for event in events:
             count += 1
             body = _body(count, self._key_id, event)
-            before = _sum(key, before, body)
+            before = _sum(key, before, body.encode())
             lines.append(f'{body[:-1]},"mac":"{before}"}}\n')
-        data, start = "".join(lines).encode("utf-8", "surrogatepass"), self._at[0]
+        data, start = "".join(lines).encode(), self._at[0]
         os.ftruncate(handle, start)  # half a line of a writer that was killed
         try:
             if os.write(handle, data) != len(data): raise OSError(f"{self.path}: the disk is full")
@@ -202,7 +204,7 @@ def _append(self: AuditLog, events: list[dict]) -> Anchor:
         self._at = start + len(data), Anchor(count, before)
     return self._at[1]
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c19
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c23
 class Report(NamedTuple):
     "What `verify` found."
     events: int  # that are right, from the beginning
@@ -216,18 +218,17 @@ class Report(NamedTuple):
 def _problem(self: AuditLog, line: bytes, count: int, before: str) -> str:
     "What is wrong with a line that should come next; nothing, where all is well."
     if not line.endswith(b"\n"): return "it is only a part of a line: a writer was killed, or something was cut off"
-    text = line[:-1].decode("utf-8", "surrogatepass")
-    try: event = json.loads(text)
+    try: event = json.loads(line)
     except ValueError: event = None
     if not isinstance(event, dict) or not {"n", "hmac_key", "mac"} <= event.keys(): return "it is no event"
     if event["n"] != count: return f"it is event {event['n']} where {count} should be: events were removed, added or exchanged"
     if self.ring and not event["hmac_key"]: return "it was written without a key: by a stranger, or before there were keys (start anew)"
     if event["hmac_key"] not in self._keys:
         raise DecryptionError(f"event {count} needs key {event['hmac_key']}: put the old key back into the ring")
-    right = _sum(self._keys[event["hmac_key"]], before, text[:-_MAC] + "}")
+    right = _sum(self._keys[event["hmac_key"]], before, line[: -1 - _MAC] + b"}")
     return "" if hmac.compare_digest(right, str(event["mac"])) else "its sum is wrong: it was changed, or the one before it was"
 
-
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c24
 @patch
 def verify(
     self: AuditLog,
@@ -253,7 +254,7 @@ def _lines(self: AuditLog) -> Iterator[bytes]:
             size -= len(line)
             yield line
 
-
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c25
 @patch
 def anchor(self: AuditLog) -> Anchor:
     "How long the log is, and its last sum; keep it where whoever can write the log can't."
@@ -271,7 +272,7 @@ def events(
     with _locked(self.path, os.O_RDONLY) as handle: lines, _ = _tail(self.path, os.fstat(handle).st_size, last)
     return [json.loads(line) for line in lines]
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c26
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c32
 _SECRET = ("key", "token", "secret", "password", "credential")
 
 

@@ -40,7 +40,7 @@ def _read(file: BinaryIO, size: int) -> Iterator[bytes]:
     "A file's bytes, some at a time."
     return iter(lambda: file.read(size), b"")
 
-
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c08
 def _numbered(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes, bool]]:
     "Number, bytes and whether it is the last, of each piece; one empty piece where there is none."
     number, piece = 0, next(pieces, b"")
@@ -49,7 +49,7 @@ def _numbered(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes, bool]]:
         number, piece = number + 1, following
     yield number, piece, True
 
-# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c09
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c10
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     "A draft that takes the place of a file when all went well."
@@ -72,7 +72,7 @@ def _write_sealed(pieces: Iterator[bytes], path: Path, ring: KeyRing, context: s
         file.write(head)
         for number, piece, last in _numbered(pieces): file.write(sealer.seal(piece, number, last))
 
-
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c11
 def encrypt_file(
     source: str | Path,
     target: str | Path,  # may be the source itself
@@ -82,7 +82,7 @@ def encrypt_file(
     "Encrypt a file of any size with the ring's newest key."
     with open(source, "rb") as file: _write_sealed(_read(file, PIECE), Path(target), ring, context)
 
-# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c10
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c12
 def _key_of(path: Path) -> bytes:
     "The id of the key that a file was encrypted with; raises DecryptionError where it isn't encrypted."
     with open(path, "rb") as file: head = file.read(_HEAD)
@@ -107,7 +107,7 @@ def decrypted_pieces(
                 where = "it ends too early, or its last bytes changed" if last else f"near byte {number * PIECE:,}, or it isn't that file"
                 raise DecryptionError(f"{path} was changed or cut off ({where}): restore it from a backup") from None
 
-
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c13
 def read_encrypted(
     path: str | Path,
     ring: KeyRing,
@@ -127,7 +127,7 @@ def decrypt_file(
     with _replacing(Path(target)) as file:
         for piece in decrypted_pieces(source, ring, context): file.write(piece)
 
-# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c15
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c18
 def rotate_files(
     paths: Iterable[str | Path],  # of encrypted files
     ring: KeyRing,  # with the new key in front and the old ones behind
@@ -138,7 +138,7 @@ def rotate_files(
     for path in old: _write_sealed(decrypted_pieces(path, ring, context), path, ring, context)
     return len(old)
 
-# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c20
+# %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c23
 @contextmanager
 def decrypted_in_memory(
     path: str | Path,

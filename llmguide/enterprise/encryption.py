@@ -29,7 +29,7 @@ def _key_id(key: bytes) -> bytes:
     "Four bytes that name a key and give nothing of it away."
     return sha256(b"llmguide key id" + key).digest()[:4]
 
-
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c13
 class KeyRing:
     "AES-256 keys: the first encrypts, all decrypt; raises ValueError for one that isn't 32 bytes."
 
@@ -59,7 +59,7 @@ class KeyRing:
         raise DecryptionError(f"encrypted with key {key_id.hex()}, but the ring holds {', '.join(self.ids)}: "
                               "put the old key back behind the new one")
 
-# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c15
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c16
 def _from_text(text: str, where: str) -> KeyRing:
     "The ring of a text: keys in base64 (either alphabet), between them commas or white space; no error shows a key."
     parts = text.replace("-", "+").replace("_", "/").replace(",", " ").split()
@@ -84,7 +84,7 @@ def from_settings(cls: KeyRing) -> KeyRing | None:
     value = os.environ.get("LLMGUIDE_SECRET_KEYS", "").strip()
     return _from_setting(value) if value else None
 
-
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c17
 @patch(cls_method=True)
 def generate(
     cls: KeyRing,
@@ -93,7 +93,7 @@ def generate(
     "A ring with a fresh key in front."
     return KeyRing([os.urandom(32), *(older.keys.values() if older else ())])
 
-# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c16
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c18
 @patch
 def text(self: KeyRing) -> str:
     "The keys themselves, a line each, for a secret store; never print it into a log."
@@ -116,7 +116,7 @@ def save(
     os.replace(draft, path)
     return path
 
-
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c19
 @patch
 def derive(
     self: KeyRing,
@@ -129,7 +129,7 @@ def derive(
     hkdf = require("cryptography.hazmat.primitives.kdf.hkdf", "enterprise")
     return hkdf.HKDF(hashes.SHA256(), 32, salt, f"llmguide {purpose}".encode()).derive(self.key(key_id or self.newest))
 
-# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c19
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c22
 MARK = b"LGE1"  # the first bytes of everything sealed: this format, version 1
 _HEAD, _NONCE, _TAG = 8, 12, 16  # bytes: mark and key id, nonce, tag
 
@@ -147,7 +147,7 @@ def encrypt(
     head, nonce = MARK + ring.newest, os.urandom(_NONCE)
     return head + nonce + _aes(ring.key(ring.newest)).encrypt(nonce, data, head + context.encode())
 
-
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c23
 def decrypt(
     sealed: bytes,  # what encrypt gave
     ring: KeyRing,
@@ -162,10 +162,9 @@ def decrypt(
     except invalid:
         raise DecryptionError(f"changed, cut off, or not a {context!r}: the tag is wrong, restore it from a backup") from None
 
-# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c25
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c29
 class EncryptedText(TypeDecorator):
     "A column of texts that are encrypted in the database, and plain where there are no keys."
-
     impl, cache_ok = LargeBinary, True
 
     def __init__(
@@ -188,13 +187,13 @@ class EncryptedText(TypeDecorator):
     def process_result_value(self, value: bytes | None, dialect) -> str | None:
         "What comes out; raises DecryptionError."
         if value is None: return None
-        ring, value = self.current_ring(), value.encode() if isinstance(value, str) else bytes(value)
+        ring, value = self.current_ring(), value.encode() if isinstance(value, str) else value
         if ring and value[:4] != MARK:
             raise DecryptionError(f"{self.context} holds a plain text, though there are keys: encrypt old rows with rotate_column")
         if not ring and value[:4] == MARK: raise DecryptionError(f"{self.context} is encrypted: set LLMGUIDE_SECRET_KEYS")
         return decrypt(value, ring, self.context).decode() if ring else value.decode()
 
-# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c28
+# %% ../../nbs/4_enterprise/05_1_encryption.ipynb #c32
 def rotate_column(
     engine: Engine,
     column: Column,  # of type EncryptedText, in a table with one primary key

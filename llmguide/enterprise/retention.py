@@ -90,7 +90,7 @@ def erase(
     if log: log.record("user erased", by, subject=log.fingerprint(user), **{"rows": gone}).result()
     return gone
 
-
+# %% ../../nbs/4_enterprise/05_3_retention.ipynb #c13
 def traces(
     engine: Engine,
     user: str,

@@ -86,7 +86,7 @@ def _checked_manifest(folder: Path, keys: list[str | Path]) -> dict:
         return named
     raise SignatureError(f"the signature of {folder} fits none of the {len(keys)} trusted keys: the list was changed, or others signed it")
 
-
+# %% ../../nbs/4_enterprise/05_6_signed.ipynb #c12
 def verify_folder(
     folder: str | Path,
     name: str,  # what must have been signed: "intents 3"
