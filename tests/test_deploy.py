@@ -16,11 +16,12 @@ import yaml
 from test_metrics import free_port, wait_for
 
 from llmguide.enterprise.configuration import ServiceSettings
+from llmguide.enterprise.encryption import KeyRing
 from llmguide.settings import Settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yml"))
-KNOWN = {f"LLMGUIDE_{name.upper()}" for name in (*ServiceSettings.model_fields, *Settings.model_fields)}
+KNOWN = {f"LLMGUIDE_{name.upper()}" for name in (*ServiceSettings.model_fields, *Settings.model_fields)} | {"LLMGUIDE_SECRET_KEYS"}  # KeyRing
 
 
 def resources():
@@ -73,6 +74,14 @@ def test_the_entrypoint_reads_addresses_from_files(tmp_path):
     assert subprocess.run(show, env=environment, capture_output=True, text=True, check=True).stdout == "postgresql://a:p w'\"$x@host/db"
     environment["LLMGUIDE_DATABASE_URL_FILE"] = str(tmp_path / "missing")
     assert subprocess.run(show, env=environment, capture_output=True).returncode != 0
+
+
+def test_the_key_that_the_readme_makes_is_one(tmp_path, monkeypatch):
+    openssl = shutil.which("openssl") or pytest.skip("no openssl here")
+    assert "openssl rand -base64 32 > secrets/encryption_keys" in (DEPLOY / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "keys").write_bytes(subprocess.run([openssl, "rand", "-base64", "32"], capture_output=True, check=True).stdout)
+    monkeypatch.setenv("LLMGUIDE_SECRET_KEYS", str(tmp_path / "keys"))
+    assert len(KeyRing.from_settings().ids) == 1
 
 
 # --- compose and the image
