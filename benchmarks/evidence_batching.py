@@ -16,7 +16,7 @@ from llmguide.chat import DEFAULT_MODEL, connect
 from llmguide.engine import _model_file
 from llmguide.evidence import bootstrap_interval, record_curve
 
-SLOTS, CALLERS, EACH, TOKENS, ROUNDS, THREADS = (1, 2, 4, 8), (1, 2, 4, 8), 2, 32, 3, 1
+SLOTS, CALLERS, EACH, TOKENS, ROUNDS, THREADS = (1, 2, 4, 8), (1, 2, 4, 8), 2, 24, 3, 1
 TOPICS = ("rain", "bread", "bridges", "cats", "steel", "music", "chess", "tea", "salt", "ships", "glass", "maps")
 
 
