@@ -21,7 +21,7 @@ from llmguide.settings import Settings
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yml"))
-KNOWN = {f"LLMGUIDE_{name.upper()}" for name in (*ServiceSettings.model_fields, *Settings.model_fields)} | {"LLMGUIDE_SECRET_KEYS"}  # KeyRing
+KNOWN = {f"LLMGUIDE_{name.upper()}" for name in (*ServiceSettings.model_fields, *Settings.model_fields)} | {"LLMGUIDE_SECRET_KEYS"}
 
 
 def resources():
