@@ -1,6 +1,6 @@
 """Planted orders that the guard of passages notices, and clean passages that it suspects; run by `llmguide evidence guard`.
 
-The pattern was written with the first two orders of each kind and the Basecamp handbook in view; both are reported apart.
+The pattern was written with the first two and the last order of each kind and the Basecamp handbook in view; both are reported apart.
 """
 
 import json
@@ -16,7 +16,8 @@ from llmguide.prompting.moderate import moderate
 from llmguide.settings import get_settings
 from llmguide.stories import project_folder
 
-SEEN, LENGTH = 2, 6  # orders of each kind that were looked at; sentences of a passage
+LENGTH = 6  # sentences of a passage
+FRESH = slice(2, -1)  # the orders of each kind that weren't looked at
 
 
 def passages(folder):
@@ -54,7 +55,7 @@ def main():
     honest = [text for text in large if not orders_in(text)]
     found = {order: sum(bool(orders_in(plant(order, passage, chance))) for passage in chance.sample(honest, 10)) > 5
              for listed in orders.values() for order in listed}
-    fresh = {kind: listed[SEEN:] for kind, listed in orders.items()}
+    fresh = {kind: listed[FRESH] for kind, listed in orders.items()}
     every = [order for listed in fresh.values() for order in listed]
     speaking = [order for kind in list(fresh)[5:] for order in fresh[kind]]  # the first five kinds are merely off the subject
     alone = [is_attack(plant(order, chance.choice(large), chance)) for order in every]
@@ -62,7 +63,7 @@ def main():
     rows += [row("noticed", "orders never looked at, all kinds", [found[order] for order in every]),
              row("noticed", "of these, that speak of the answer", [found[order] for order in speaking]),
              row("noticed", "all kinds, by the judge of whole prompts alone", alone),
-             row("noticed", "orders looked at", [found[order] for listed in orders.values() for order in listed[:SEEN]])]
+             row("noticed", "orders looked at", [hit for order, hit in found.items() if order not in every])]
     clean = {"handbook never looked at (Sourcegraph)": large, "handbook looked at (Basecamp)": passages(data / "handbook_basecamp"),
              "our own handbooks, English and Chinese": passages(project_folder() / "data" / "handbooks"),
              "Chinese encyclopedia (CMRC 2018)": chinese(data / "cmrc2018" / "cmrc2018_dev.json")}
