@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from schemathesis.generation.modes import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from llmguide.enterprise.access import ROLES
 from llmguide.enterprise.configuration import ServiceSettings
@@ -54,6 +55,8 @@ def check(operation, keys):
     @hypothesis_settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 10, database=None,
                          suppress_health_check=list(HealthCheck))
     def send(case):
-        for key in keys: case.call_and_validate(headers={"Authorization": f"Bearer {key}"})
+        # A form has only texts: it can't tell null from "null", or a list of one from one. So its types can't be wrong.
+        without = [negative_data_rejection] if case.media_type == "multipart/form-data" else []
+        for key in keys: case.call_and_validate(headers={"Authorization": f"Bearer {key}"}, excluded_checks=without)
 
     send()

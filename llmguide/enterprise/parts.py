@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .access import ROLES, KeyStore, Principal
 from .audit import AuditLog
 from .backend import AnswerEngine
@@ -85,57 +87,73 @@ class Parts:
         for part in (self.limiter, self.audit, self._version): part and part.close()
         self.database.dispose()
 
-    async def note(self, what: str, who: Principal, **details) -> None:
-        "Write an event into the audit log and wait until it's there."
-        await asyncio.wrap_future(self.audit.record(what, who.user, **details))
+# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c11
+@patch
+def look(self: Parts, readers) -> tuple[str | None, frozenset[str]]:
+    "The state of the documents (None while they change, or before there are any), and those readers who matter for it."
+    seen = file_state(self._ledger)
+    if seen != self._seen or not self._quiet: self._looks.clear()
+    elif readers in self._looks: return self._looks[readers]
+    self._seen, self._quiet = seen, time.time() - seen[0] / 1e9 > 0.1  # then every later change has a later time
+    if self._version is None and seen[0]: self._version = IndexVersion(self._ledger)
+    found = self._version.look(readers) if self._version else (None, frozenset())
+    if len(self._looks) < 10_000: self._looks[readers] = found
+    return found
 
-    def audit_events(self, most: int = 500) -> list[dict]:
-        "The last events of the audit log."
-        try: lines = Path(self.settings.service_dir / "audit.jsonl").read_bytes()[-1_000_000:].splitlines()[-most:]
-        except FileNotFoundError: return []
-        return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
 
-    def check_database(self) -> None:
-        "Raise what the database raises."
-        with self.database.connect() as database: database.exec_driver_sql("SELECT 1")
+@patch
+async def admit(self: Parts, headers: dict[bytes, bytes]) -> Principal:
+    "Who sends a request; raises ServiceError (401, 429)."
+    if not self.engine.started: await self.engine.start()  # an application whose start was left out, as in tests
+    principal = await self._principal(headers.get(b"authorization", b"").decode("latin-1"))
+    wait = self.limiter.take(principal.user)
+    if wait: raise ServiceError(429, f"{principal.user[:40]} asks too fast", "wait as long as Retry-After says", wait=wait)
+    return principal
 
-    def look(self, readers) -> tuple[str | None, frozenset[str]]:
-        "The state of the documents (None while they change, or before there are any), and those readers who matter for it."
-        seen = file_state(self._ledger)
-        if seen != self._seen or not self._quiet: self._looks.clear()
-        elif readers in self._looks: return self._looks[readers]
-        self._seen, self._quiet = seen, time.time() - seen[0] / 1e9 > 0.1  # then every later change has a later time
-        if self._version is None and seen[0]: self._version = IndexVersion(self._ledger)
-        found = self._version.look(readers) if self._version else (None, frozenset())
-        if len(self._looks) < 10_000: self._looks[readers] = found
-        return found
 
-    def forget_keys(self) -> None:
-        "Look every key up again: one was made or revoked."
-        self._known.clear()
-        self._looked = 0
+@patch
+async def _principal(self: Parts, sent: str) -> Principal:
+    if self.is_open and await self._still_open(): return LOCAL
+    kind, _, key = sent.partition(" ")
+    principal, until = self._known.get(key, (None, 0))
+    if time.monotonic() < until: return principal
+    principal = await asyncio.to_thread(self.keys.authenticate, key) if kind.lower() == "bearer" else None
+    if principal is None: raise NO_KEY
+    if len(self._known) > 10_000: self._known.clear()
+    self._known[key] = principal, time.monotonic() + FRESH
+    return principal
 
-    async def admit(self, headers: dict[bytes, bytes]) -> Principal:
-        "Who sends a request; raises ServiceError (401, 429)."
-        if not self.engine.started: await self.engine.start()  # an application whose start was left out, as in tests
-        principal = await self._principal(headers.get(b"authorization", b"").decode("latin-1"))
-        wait = self.limiter.take(principal.user)
-        if wait: raise ServiceError(429, f"{principal.user[:40]} asks too fast", "wait as long as Retry-After says", wait=wait)
-        return principal
 
-    async def _principal(self, sent: str) -> Principal:
-        if self.is_open and await self._still_open(): return LOCAL
-        kind, _, key = sent.partition(" ")
-        principal, until = self._known.get(key, (None, 0))
-        if time.monotonic() < until: return principal
-        principal = await asyncio.to_thread(self.keys.authenticate, key) if kind.lower() == "bearer" else None
-        if principal is None: raise NO_KEY
-        if len(self._known) > 10_000: self._known.clear()
-        self._known[key] = principal, time.monotonic() + FRESH
-        return principal
+@patch
+async def _still_open(self: Parts) -> bool:
+    "Look now and then whether a key exists by now."
+    if time.monotonic() > self._looked + FRESH:
+        self.is_open, self._looked = not await asyncio.to_thread(self.keys.list), time.monotonic()
+    return self.is_open
 
-    async def _still_open(self) -> bool:
-        "Look now and then whether a key exists by now."
-        if time.monotonic() > self._looked + FRESH:
-            self.is_open, self._looked = not await asyncio.to_thread(self.keys.list), time.monotonic()
-        return self.is_open
+
+@patch
+def forget_keys(self: Parts) -> None:
+    "Look every key up again: one was made or revoked."
+    self._known.clear()
+    self._looked = 0
+
+# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c12
+@patch
+async def note(self: Parts, what: str, who: Principal, **details) -> None:
+    "Write an event into the audit log and wait until it's there."
+    await asyncio.wrap_future(self.audit.record(what, who.user, **details))
+
+
+@patch
+def audit_events(self: Parts, most: int = 500) -> list[dict]:
+    "The last events of the audit log."
+    try: lines = Path(self.settings.service_dir / "audit.jsonl").read_bytes()[-1_000_000:].splitlines()[-most:]
+    except FileNotFoundError: return []
+    return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+
+
+@patch
+def check_database(self: Parts) -> None:
+    "Raise what the database raises."
+    with self.database.connect() as database: database.exec_driver_sql("SELECT 1")

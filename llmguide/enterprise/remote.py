@@ -11,13 +11,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 
 import httpx
+from fastcore.basics import patch
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from .backend import names_of
 from .configuration import ServiceSettings
 from .errors import ServiceError, as_service_error
+from .named import names_of
 
 # %% ../../nbs/4_enterprise/09_0_remote.ipynb #c05
 CALLS = ("confirm", "embed", "documents", "passage", "delete", "health", "wake")
@@ -87,61 +88,85 @@ class EngineClient:
         "Close the connections."
         await self._http.aclose()
 
-    async def _call(self, name: str, **arguments):
-        try: reply = await self._http.post(f"/call/{name}", json=arguments)
-        except httpx.TimeoutException: raise as_service_error(TimeoutError()) from None
-        except httpx.TransportError: raise GONE from None
-        if reply.status_code == 200: return reply.json()
-        raise _error(reply.json(), reply.headers.get("retry-after"))
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c08
+@patch
+async def _call(self: EngineClient, name: str, **arguments):
+    try: reply = await self._http.post(f"/call/{name}", json=arguments)
+    except httpx.TimeoutException: raise as_service_error(TimeoutError()) from None
+    except httpx.TransportError: raise GONE from None
+    if reply.status_code == 200: return reply.json()
+    raise _error(reply.json(), reply.headers.get("retry-after"))
 
-    async def _stream(self, name: str, **arguments) -> AsyncIterator[dict]:
-        try:
-            async with self._http.stream("POST", f"/stream/{name}", json=arguments) as reply:
-                if reply.status_code != 200: raise _error(json.loads(await reply.aread()), reply.headers.get("retry-after"))
-                async for line in reply.aiter_lines():
-                    event = json.loads(line)
-                    if "error" in event: raise _error(event)
-                    yield event
-        except httpx.TimeoutException: raise as_service_error(TimeoutError()) from None
-        except httpx.TransportError: raise GONE from None
 
-    def answer(self, question: str, readers=None, history=()) -> AsyncIterator[dict]:
-        "See AnswerEngine."
-        return self._stream("answer", question=question, readers=readers, history=list(history))
+@patch
+async def _stream(self: EngineClient, name: str, **arguments) -> AsyncIterator[dict]:
+    try:
+        async with self._http.stream("POST", f"/stream/{name}", json=arguments) as reply:
+            if reply.status_code != 200: raise _error(json.loads(await reply.aread()), reply.headers.get("retry-after"))
+            async for line in reply.aiter_lines():
+                event = json.loads(line)
+                if "error" in event: raise _error(event)
+                yield event
+    except httpx.TimeoutException: raise as_service_error(TimeoutError()) from None
+    except httpx.TransportError: raise GONE from None
 
-    def reply(self, user: str, message: str, conversation: str | None = None, readers=None) -> AsyncIterator[dict]:
-        "See AnswerEngine."
-        return self._stream("reply", user=user, message=message, conversation=conversation, readers=readers)
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c09
+@patch
+def answer(self: EngineClient, question: str, readers=None, history=()) -> AsyncIterator[dict]:
+    "See AnswerEngine."
+    return self._stream("answer", question=question, readers=readers, history=list(history))
 
-    async def confirm(self, id: str, user: str, accept: bool) -> str:
-        "See AnswerEngine."
-        return await self._call("confirm", id=id, user=user, accept=accept)
 
-    def generate(self, messages: list[dict], options: dict) -> AsyncIterator[dict]:
-        "See AnswerEngine."
-        return self._stream("generate", messages=messages, options=options)
+@patch
+def reply(self: EngineClient, user: str, message: str, conversation: str | None = None, readers=None) -> AsyncIterator[dict]:
+    "See AnswerEngine."
+    return self._stream("reply", user=user, message=message, conversation=conversation, readers=readers)
 
-    async def embed(self, texts: list[str]) -> list[list[float]]:
-        "See AnswerEngine."
-        return await self._call("embed", texts=texts)
 
-    async def documents(self, readers=None) -> list[dict]:
-        "See AnswerEngine."
-        return await self._call("documents", readers=readers)
+@patch
+def generate(self: EngineClient, messages: list[dict], options: dict) -> AsyncIterator[dict]:
+    "See AnswerEngine."
+    return self._stream("generate", messages=messages, options=options)
 
-    async def passage(self, source: str, start: int, end: int, readers=None) -> dict:
-        "See AnswerEngine."
-        return await self._call("passage", source=source, start=start, end=end, readers=readers)
 
-    async def delete(self, source: str, readers=None) -> int:
-        "See AnswerEngine."
-        return await self._call("delete", source=source, readers=readers)
+@patch
+async def embed(self: EngineClient, texts: list[str]) -> list[list[float]]:
+    "See AnswerEngine."
+    return await self._call("embed", texts=texts)
 
-    async def health(self) -> dict:
-        "See AnswerEngine."
-        return await self._call("health")
 
-    async def wake(self) -> None:
-        "See AnswerEngine; a job that nobody is told about is found all the same, a little later."
-        try: await self._call("wake")
-        except ServiceError: pass
+@patch
+async def documents(self: EngineClient, readers=None) -> list[dict]:
+    "See AnswerEngine."
+    return await self._call("documents", readers=readers)
+
+
+@patch
+async def passage(self: EngineClient, source: str, start: int, end: int, readers=None) -> dict:
+    "See AnswerEngine."
+    return await self._call("passage", source=source, start=start, end=end, readers=readers)
+
+
+@patch
+async def delete(self: EngineClient, source: str, readers=None) -> int:
+    "See AnswerEngine."
+    return await self._call("delete", source=source, readers=readers)
+
+
+@patch
+async def confirm(self: EngineClient, id: str, user: str, accept: bool) -> str:
+    "See AnswerEngine."
+    return await self._call("confirm", id=id, user=user, accept=accept)
+
+
+@patch
+async def health(self: EngineClient) -> dict:
+    "See AnswerEngine."
+    return await self._call("health")
+
+
+@patch
+async def wake(self: EngineClient) -> None:
+    "See AnswerEngine; a job that nobody is told about is found all the same, a little later."
+    try: await self._call("wake")
+    except ServiceError: pass
