@@ -90,7 +90,7 @@ def test_a_wrong_checksum_is_no_card_unless_a_word_says_so():
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ("tel:+4915112345678", "tel:[PHONE]"),  # would pass as a card
+        ("tel:+4915112345678, +672 10 6632", "tel:[PHONE], [PHONE]"),  # would pass as a card, and as a social security number
         ("手机号 138 0013 8000，备用 159-1234-5678", "手机号 [PHONE]，备用 [PHONE]"),
         ("电话:0571—8765 4321", "电话:[PHONE]"),
         ("10.0.0.1-10.0.0.9, ::ffff:10.0.0.1", "[IP]-[IP], [IP]"),

@@ -238,7 +238,7 @@ DOCUMENT_RULES = [
     Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<![0-9A-Fa-f:]:)(?:[0-9A-Fa-f]{1,4}:|(?<!:)::)[0-9A-Fa-f:]{1,38}(?:(?<=:)\d{1,3}(?"
                     r":\.\d{1,3}){3})?(?<!:)(?![A-Za-z0-9:]|\.\d)"), machine),
     Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)"), machine),
-    Rule("SSN", re.compile(r"(?<![\dA-Za-z])(?<!\d[-.])(?!000|666)\d{3}([- .])(?!00)\d{2}\1(?!0000)\d{4}(?![-.]?"
+    Rule("SSN", re.compile(r"(?<![\dA-Za-z+])(?<!\d[-.])(?!000|666)\d{3}([- .])(?!00)\d{2}\1(?!0000)\d{4}(?![-.]?"
                     r"\d)"), lambda match: match.span()),
     Rule("SSN", re.compile(r"(?i)(?:\bssn|social security|社会?安全?号|社保号)"
                            r"[^\n\d]{0,20}(\d{3}[^\d\n]{0,2}\d{2}[^\d\n]{0,2}\d{4})(?!\d)")),
