@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from .encryption import DecryptionError, KeyRing
+from .encryption import DecryptionError, KeyRing, replacing
 from ..settings import require
 
 # %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c07
@@ -50,25 +50,10 @@ def _numbered(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes, bool]]:
     yield number, piece, True
 
 # %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c10
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    "A draft that takes the place of a file when all went well."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _write_sealed(pieces: Iterator[bytes], path: Path, ring: KeyRing, context: str) -> None:
     head = MARK + ring.newest + os.urandom(32)
     sealer = _Sealer(head, ring, context)
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write(head)
         for number, piece, last in _numbered(pieces): file.write(sealer.seal(piece, number, last))
 
@@ -124,7 +109,7 @@ def decrypt_file(
     context: str = "",
 ) -> None:
     "Write the plain file; raises DecryptionError, and then there is no target."
-    with _replacing(Path(target)) as file:
+    with replacing(Path(target)) as file:
         for piece in decrypted_pieces(source, ring, context): file.write(piece)
 
 # %% ../../nbs/4_enterprise/05_1_encrypted_files.ipynb #c18

@@ -8,10 +8,10 @@ __all__ = ['self_signed', 'only_tls13']
 # %% ../../nbs/4_enterprise/05_4_tls.ipynb #c02
 import datetime
 import ipaddress
-import os
 import ssl
 from pathlib import Path
 
+from .encryption import replacing
 from ..settings import require, write_atomically
 
 # %% ../../nbs/4_enterprise/05_4_tls.ipynb #c09
@@ -41,8 +41,7 @@ def self_signed(
     plain = key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
     cert_file = write_atomically(Path(folder) / "cert.pem", certificate.public_bytes(forms.Encoding.PEM))
     key_file = Path(folder) / "key.pem"
-    key_file.unlink(missing_ok=True)
-    with open(os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file: file.write(plain)
+    with replacing(key_file, 0o600) as file: file.write(plain)
     return cert_file, key_file
 
 # %% ../../nbs/4_enterprise/05_4_tls.ipynb #c11
