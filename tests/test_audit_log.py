@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from llmguide.enterprise.audit import Anchor, AuditLog
+from llmguide.enterprise.audit import AuditLog
+from llmguide.enterprise.chain import Anchor
 from llmguide.enterprise.encryption import DecryptionError, KeyRing
 
 WRITER = """
