@@ -21,7 +21,7 @@ def _keys():
 
 
 def make_signing_key(
-    folder: str | Path,  # where signing.key and signing.pub are written; the first belongs into a safe
+    folder: str | Path,  # where signing.key and signing.pub are written; the first belongs in a safe
 ) -> tuple[Path, Path]:
     "The files of a new private and its public key, one line of base64 each; raises FileExistsError rather than replace one."
     key = _keys().Ed25519PrivateKey.generate()
