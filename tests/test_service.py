@@ -172,6 +172,42 @@ def test_uploads_of_all_kinds(company):
     assert ann.post("/api/documents", content=b"no form", headers={"content-type": "multipart/form-data"}).status_code == 400
 
 
+def upload(client, name, text, **data):
+    reply = client.post("/api/documents", files=[("files", (name, text))], data=data)
+    assert wait_for(client, reply.json()["job"])["status"] == "done"
+
+
+GARDEN = "The garden is watered by Mr Brook every third evening."
+
+
+@pytest.mark.parametrize("way", ["service", "program", "new version", "reader taken away"])
+def test_nothing_of_a_deleted_document_is_told_any_more(company, way):
+    """Not in a conversation, a judgement, an export or a second answer; whoever deleted it, and however."""
+    ann, ben, store = company["ann"], company["ben"], company["app"].state.parts.settings.store_address
+    questions = "How often is the garden watered?", "How often is the garden watered ?"  # the same but for a space
+    upload(ann, "garden.md", f"# Garden\n\n{GARDEN}", readers=["everyone"])
+    said = [chat(ben, "ben", question).json() for question in questions]
+    assert all("Brook" in each["response"] for each in said) and "from the cache" in said[1]["trace"]
+    for each in said: assert ben.post("/api/feedback", json={"message_id": each["message_id"], "rating": "up"}).status_code == 200
+    assert ann.post(f"/api/feedback/{said[0]['message_id']}/approve").status_code == 200
+    places = ["/api/feedback", "/api/feedback/export"]
+    assert all("Brook" in ann.get(place).text for place in places)
+    if way == "service": assert ann.delete("/api/documents", params={"source": "ann/garden.md"}).status_code == 200
+    if way == "new version": upload(ann, "garden.md", "# Garden\n\nThere is no garden any more.", readers=["everyone"])
+    if way == "reader taken away": upload(ann, "garden.md", f"# Garden\n\n{GARDEN}", readers=["ann"])
+    if way == "program":
+        path = company["app"].state.parts.settings.service_dir / "documents" / "ann" / "garden.md"
+        program = [sys.executable, "-m", "llmguide.cli", "kb", "delete", str(path), "--store", store]
+        assert subprocess.run(program, capture_output=True).returncode == 0
+    told = [ben.get(f"/api/conversations/{each['conversation']}").text for each in said]
+    told += [chat(ben, "ben", question).text for question in questions]
+    if way != "reader taken away": told += [ann.get(place).text for place in places]  # a reviewer may read all answers
+    assert not [text for text in told if "Brook" in text] and "no longer shown" in told[0]
+    if way == "service":
+        files = [path.read_bytes() for path in company["app"].state.parts.settings.service_dir.glob("service.sqlite*")]
+        assert b"Brook every third" not in b"".join(files)
+
+
 def test_a_line_that_is_full_says_when_to_come_back(company):
     app, ann = company["app"], company["ann"]
     engine = app.state.parts.engine

@@ -20,6 +20,7 @@ from .door import PROBLEMS, Asker, StrictRoute, must
 from .errors import ServiceError
 from .feedback import evaluation_rows, judged, training_rows
 from .parts import Parts
+from .withdrawn import withdraw
 
 # %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c04
 router = APIRouter(route_class=StrictRoute, responses=PROBLEMS)
@@ -47,10 +48,15 @@ async def give_feedback(request: Request, asker: Asker, body: FeedbackRequest) -
     return {"message_id": body.message_id, "rating": body.rating}
 
 
+def _judged(parts: Parts) -> list[dict]:
+    "Judgements; where a document behind an answer is gone, a notice stands for the answer."
+    return withdraw(judged(parts.feedback), parts.current, field="answer")
+
+
 @router.get("/api/feedback", tags=["feedback"])
 async def list_feedback(request: Request, asker: Reviewer) -> dict:
     "All judgements, the newest first, with question and answer."
-    return {"feedback": await asyncio.to_thread(judged, _parts(request).feedback)}
+    return {"feedback": await asyncio.to_thread(_judged, _parts(request))}
 
 
 @router.post("/api/feedback/{message_id}/approve", tags=["feedback"])
@@ -63,7 +69,7 @@ async def approve_feedback(request: Request, asker: Reviewer, message_id: Id) ->
 @router.get("/api/feedback/export", tags=["feedback"])
 async def export_feedback(request: Request, asker: Reviewer) -> dict:
     "Rows for evaluation, and approved rows for training."
-    rows = await asyncio.to_thread(judged, _parts(request).feedback)
+    rows = [row for row in await asyncio.to_thread(_judged, _parts(request)) if not row["withdrawn"]]
     return {"training": training_rows(rows), "evaluation": evaluation_rows(rows)}
 
 # %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c08

@@ -46,6 +46,7 @@ class Source(BaseModel):
     quote: str
     start: int
     end: int
+    version: str = Field("", description="Of the document, as it was when it was quoted.")
     passage: str = Field(description="Where the passage can be read.")
 
 

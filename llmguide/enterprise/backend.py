@@ -27,6 +27,7 @@ from .line import Line
 from .named import NamedBase, handbooks_of, names_of, watched_question
 from .retention import sweep
 from .tools import confirm as confirm_tool
+from .withdrawn import CurrentDocuments, overwrite_withdrawn
 from ..passages import EVERYONE
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c05
@@ -60,7 +61,8 @@ def _open(self: AnswerEngine, report: Callable) -> None:
         self.base = EnterpriseKnowledgeBase(store=self.settings.store_address, chat=self.chat)
         if self.handbooks: self.base.add([self.handbooks], sync=True, report=report)
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
-    self.database, self.named = open_database(self.settings.database_address), NamedBase(self.base, self.names)
+    self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
+    self.named = NamedBase(self.base, self.names, self.current)
     self.assistant = Assistant(self.named, History(self.database), guard=watched_question, intent=self._intent)
     self.jobs = JobRunner(self.database, self._add)
     self.jobs.start()
@@ -83,9 +85,11 @@ def _intent(self: AnswerEngine, message: str) -> str: return detect_intent(messa
 
 @patch
 def _forget(self: AnswerEngine) -> None:
-    "Once a day, delete what is older than the days of the settings."
+    "Once a day, delete what is older than the days of the settings, and what rests on documents that others have deleted."
     while True:
-        try: sweep(self.database, self.settings.retention_days)
+        try:
+            overwrite_withdrawn(self.database, self.current)
+            sweep(self.database, self.settings.retention_days)
         except Exception: logging.getLogger(__name__).exception("what is too old could not be deleted")
         if self._stopped.wait(86_400): return
 
@@ -104,6 +108,7 @@ def _close(self: AnswerEngine) -> None:
     self._stopped.set()
     self.jobs.stop()
     self.database.dispose()
+    self.current.close()
     self.base.close()
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c08
@@ -264,6 +269,8 @@ async def delete(
     try: gone = await self.line.call(self.base.delete_document, path)
     except RuntimeError: raise ServiceError(503, "documents are being written just now", "try again in a minute", wait=30) from None
     if Path(path).is_relative_to(self.settings.service_dir / "documents"): Path(path).unlink(missing_ok=True)
+    try: await asyncio.to_thread(overwrite_withdrawn, self.database, self.current)
+    except TimeoutError: logging.getLogger(__name__).exception("old answers are hidden, but still in the database's log file")
     return gone
 
 

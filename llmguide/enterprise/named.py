@@ -50,15 +50,24 @@ def _withheld(question: str, verdict: Verdict) -> dict:
 class NamedBase:
     "A knowledge base that tells names instead of paths, and whose worded answers were looked at."
 
-    def __init__(self, base, names: Names): self.base, self.names = base, names
+    def __init__(
+        self,
+        base,
+        names: Names,
+        current=None,  # CurrentDocuments, whose versions go with the sources; None: no versions
+    ):
+        self.base, self.names, self.current = base, names, current
 
     def query(self, question: str, **options) -> dict:
         "See EnterpriseKnowledgeBase."
         if not (verdict := watched_question(question)).allowed: return _withheld(question, verdict)
+        known = self.current.entries() if self.current else {}  # before the search: what changes meanwhile is no longer current
         found = self.base.query(question, **options)
         if found["reason"] == "generated": found["answer"] = self._checked(question, found["answer"], options)
         for kind in ("sources", "nearest"):
             found[kind] = [each | {"source": self.names.short(each["source"])} for each in found[kind]]
+        for each in found["sources"]:
+            if each["source"] in known: each["version"] = known[each["source"]].version
         return found
 
     def _checked(self, question: str, text: str, options: dict) -> str:

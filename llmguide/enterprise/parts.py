@@ -26,7 +26,9 @@ from .handoff import Desk, HandOff
 from .history import History
 from .ledger import ledger_folder
 from .limits import Limiter
+from .named import names_of
 from .turns import GroupWriter, write_turns
+from .withdrawn import CurrentDocuments
 
 # %% ../../nbs/4_enterprise/09_0_parts.ipynb #c05
 LOCAL = Principal("local", ROLES)  # whoever sits at this machine, while no key exists
@@ -78,13 +80,14 @@ class Parts:
         self.limiter = Limiter(settings.rate, settings.burst, redis, None if redis else shared)
         self.cache, self._version = AnswerCache(settings.cached_answers, redis) if settings.cached_answers else None, None
         self._ledger, self._seen, self._quiet, self._looks = ledger_folder(settings.store_address), None, False, {}
+        self.current = CurrentDocuments(self._ledger, names_of(settings))  # see the lesson on withdrawn answers
         self.turns = GroupWriter(lambda turns: write_turns(self.database, turns))
         self.is_open, self._looked, self._known = check_start(settings, self.keys), time.monotonic(), {}
 
     async def close(self) -> None:
         "Stop the engine, which ends running answers, then let go of the rest."
         await self.engine.stop()
-        for part in (self.limiter, self.audit, self._version): part and part.close()
+        for part in (self.limiter, self.audit, self._version, self.current): part and part.close()
         self.database.dispose()
 
 # %% ../../nbs/4_enterprise/09_0_parts.ipynb #c11

@@ -28,6 +28,7 @@ from .metrics import Watch, exposition
 from .openai_api import router as openai_router
 from .parts import Parts
 from .uploads import router as document_router
+from .withdrawn import withdraw
 from ..settings import assets
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c05
@@ -72,6 +73,7 @@ def _conversation(parts: Parts, conversation: str, asker: Principal) -> dict:
     state = parts.handoff.state(conversation)
     anybody = state != "bot" and allows(asker, "answer_people")
     found = parts.history.messages(conversation, None if anybody else asker.user)
+    found = withdraw(found, parts.current, None if anybody else asker.readers)
     for each in found: each["role"] = "person" if each["role"] == "agent" else each["role"]
     return {"conversation": conversation, "messages": found, "state": state}
 
