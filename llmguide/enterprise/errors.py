@@ -10,6 +10,7 @@ import json
 import re
 
 from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
 
 # %% ../../nbs/4_enterprise/09_0_1_errors.ipynb #c07
 TYPES = {400: "bad_request", 401: "authentication", 403: "permission", 404: "not_found", 405: "method_not_allowed", 409: "conflict",
@@ -60,7 +61,9 @@ def as_service_error(
     if isinstance(problem, ServiceError): return problem
     if isinstance(problem, ValueError): return ServiceError(422, _one_line(problem), "change the request as the message says")
     if isinstance(problem, TimeoutError): return ServiceError(504, "the answer took too long", "ask something shorter, or try later")
-    if isinstance(problem, ConnectionError): return ServiceError(502, "the model can't be reached", "try again, or tell whoever runs it")
+    if isinstance(problem, ConnectionError):
+        return ServiceError(502, "the model or the documents can't be reached", "try again, or tell whoever runs it")
+    if isinstance(problem, DBAPIError): return ServiceError(503, "the database doesn't answer", "ask again in some seconds", wait=5)
     return ServiceError(500, "something broke inside the service", "try again; if that doesn't help, report the request id")
 
 

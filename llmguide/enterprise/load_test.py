@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['http_request', 'Wire', 'Sent', 'closed_loop', 'open_loop', 'percentile', 'summary']
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c03
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c02
 import asyncio
 import json
 import random
@@ -16,7 +16,7 @@ from math import ceil
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c05
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c04
 def http_request(
     address: str,  # http://127.0.0.1:8000
     path: str,  # /api/chat
@@ -30,7 +30,7 @@ def http_request(
     if key: lines.append(f"authorization: Bearer {key}")
     return "\r\n".join([*lines, "", ""]).encode() + data
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c08
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c07
 class Wire:
     "A connection that is kept open, and opened again after an error."
 
@@ -58,7 +58,7 @@ class Wire:
         if self._writer: self._writer.close()
         self._reader = self._writer = None
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c10
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c09
 class Sent(NamedTuple):
     "A request of a load test."
     due: float  # when it was to be sent, seconds since the start
@@ -89,7 +89,7 @@ def closed_loop(
     "Let callers ask, each as soon as it has its answer: for the capacity, not for waiting times."
     return asyncio.run(_closed(address, requests, callers, seconds))
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c12
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c11
 async def _open(address: str, requests: Sequence[bytes], rate: float, seconds: float, seed: int) -> list[Sent]:
     sent, free, tasks, draw = [], [], set(), random.Random(seed)
     start, due = time.perf_counter() + 0.05, 0.0
@@ -123,7 +123,7 @@ def open_loop(
     "Ask at a rate, whether answers come or not: for waiting times and errors."
     return asyncio.run(_open(address, requests, rate, seconds, seed))
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c14
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c13
 def percentile(
     values: Sequence[float],
     share: float,  # 0.99: the value that 99 of 100 don't exceed

@@ -42,6 +42,7 @@ def serve(
     settings: ServiceSettings,
 ) -> None:
     "Run the service until it is told to stop; raises ValueError when it would be open to others."
+    if not settings.model: os.environ.setdefault("LLMGUIDE_THREADS", str(max(1, (os.cpu_count() or 1) // settings.at_work)))
     if settings.workers == 1: return uvicorn.run(_observed(settings), **_server_options(settings))
     check_start(settings, KeyStore(open_database(settings.database_address)))  # raises here what each worker would raise
     own_metrics_folder()
