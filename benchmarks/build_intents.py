@@ -6,7 +6,8 @@ Run `python benchmarks/build_intents.py`; it writes llmguide/assets/intents and 
 import numpy as np
 
 from llmguide.enterprise.encoder import open_encoder
-from llmguide.enterprise.intents import desk_scores, rule_intent, save_linear, train_linear
+from llmguide.enterprise.intents import desk_scores, rule_intent
+from llmguide.enterprise.linear import save_linear, train_linear
 from llmguide.load import read_table
 from llmguide.settings import assets
 from llmguide.stories import project_folder
