@@ -17,13 +17,13 @@ from pathlib import Path
 from statistics import quantiles
 
 from llmguide.enterprise.access import KeyStore, allows
-from llmguide.enterprise.cache import AnswerCache, IndexVersion, cache_key, canonical
+from llmguide.enterprise.cache import AnswerCache, IndexVersion, cache_key
 from llmguide.enterprise.database import open_database
 from llmguide.enterprise.encoder import open_encoder
 from llmguide.enterprise.ledger import INDEXED, Entry, Ledger
 from llmguide.enterprise.limits import Limiter
 from llmguide.enterprise.route import Backend, Router, data_class, difficulty
-from llmguide.enterprise.same import same_question
+from llmguide.enterprise.same import canonical, same_question
 from llmguide.evidence import record_curve, wilson_interval
 from llmguide.load import load_rows
 from llmguide.replies import Reply
