@@ -9,12 +9,13 @@ __all__ = ['feedback_table', 'LONGEST_COMMENT', 'Feedback', 'judged', 'evaluatio
 import json
 import time
 
+from fastcore.basics import patch
 from sqlalchemy import Column, Engine, Float, ForeignKey, String, Table, delete, insert, select, update
 
 from .answer import REFUSALS
 from .database import create_tables, tables
 from .encryption import EncryptedText
-from .history import message_table
+from .history import is_text, message_table
 
 # %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c07
 feedback_table = Table(
@@ -29,8 +30,7 @@ def _check(rating: str, comment: str, correct: str) -> None:
     if rating not in ("up", "down"): raise ValueError(f"the rating {rating!r} is unknown: up or down")
     for name, text in {"comment": comment, "correct answer": correct}.items():
         if len(text) > LONGEST_COMMENT: raise ValueError(f"the {name} has {len(text):,} characters: write {LONGEST_COMMENT:,} or fewer")
-        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"the {name} holds bytes that are no text: send it as UTF-8")
+        if not is_text(text): raise ValueError(f"the {name} holds bytes that are no text: send it as UTF-8")
 
 # %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c09
 class Feedback:
@@ -61,17 +61,19 @@ class Feedback:
             if not database.execute(mine).first(): raise KeyError(f"there is no answer {message[:40]}: judge one of your own")
             database.execute(insert(feedback_table).values(row))
 
-    def approve(
-        self,
-        message: str,  # id of the answer
-        by: str,  # who answers for it
-        seen: float | None = None,  # the judgement's time as it was shown; None: approve whatever it says now
-    ) -> None:
-        "Let a judgement become a training row; raises KeyError where there is none, or it has changed since it was seen."
-        shown = (feedback_table.c.id == message) & (True if seen is None else feedback_table.c.time == seen)
-        with self.engine.begin() as database:
-            if not database.execute(update(feedback_table).where(shown).values(approved_by=by)).rowcount:
-                raise KeyError(f"there is no such feedback for {message[:40]}, or it has changed: look at the list again")
+# %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c09b
+@patch
+def approve(
+    self: Feedback,
+    message: str,  # id of the answer
+    by: str,  # who answers for it
+    seen: float | None = None,  # the judgement's time as it was shown; None: approve whatever it says now
+) -> None:
+    "Let a judgement become a training row; raises KeyError where there is none, or it has changed since it was seen."
+    shown = (feedback_table.c.id == message) & (True if seen is None else feedback_table.c.time == seen)
+    with self.engine.begin() as database:
+        if not database.execute(update(feedback_table).where(shown).values(approved_by=by)).rowcount:
+            raise KeyError(f"there is no such feedback for {message[:40]}, or it has changed: look at the list again")
 
 # %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c11
 def _questions(database, conversation: str, before: str) -> list[str]:
