@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Iterable
 
+from fastcore.basics import patch
 from sqlalchemy import Column, Engine, Float, ForeignKey, String, Table, insert, select, update
 
 from .database import create_tables, tables
@@ -63,31 +64,35 @@ class HandOff:
         "bot, waiting or person."
         with self.engine.connect() as database: return _row(database, conversation)[0]
 
-    def say(
-        self,
-        conversation: str,
-        text: str,
-        sources: Iterable[dict] = (),
-    ) -> str | None:
-        "Let the bot say something; the id of the message, or None where it has to be silent."
-        with self.engine.begin() as database:
-            hold(database, conversation)
-            if _row(database, conversation)[0] != "bot": return None
-            return write_message(database, conversation, "assistant", text, sources)
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c11a
+@patch
+def say(
+    self: HandOff,
+    conversation: str,
+    text: str,
+    sources: Iterable[dict] = (),
+) -> str | None:
+    "Let the bot say something; the id of the message, or None where it has to be silent."
+    with self.engine.begin() as database:
+        hold(database, conversation)
+        if _row(database, conversation)[0] != "bot": return None
+        return write_message(database, conversation, "assistant", text, sources)
 
-    def request(
-        self,
-        conversation: str,
-        reason: str = "asked",  # asked, refused or angry
-        user: str | None = None,  # whose the conversation must be; None: anybody's
-    ) -> str | None:
-        "Ask for a person, and say so in the language of the last message; the notice's id, None where it was asked before."
-        with self.engine.begin() as database:
-            hold(database, conversation, user)
-            if not _move(database, conversation, "request", reason=reason): return None
-            known = message_table.c
-            last = select(known.text).where(known.conversation == conversation, known.role == "user").order_by(known.id.desc()).limit(1)
-            return write_message(database, conversation, "assistant", NOTICES[language_of(database.execute(last).scalar() or "")])
+
+@patch
+def request(
+    self: HandOff,
+    conversation: str,
+    reason: str = "asked",  # asked, refused or angry
+    user: str | None = None,  # whose the conversation must be; None: anybody's
+) -> str | None:
+    "Ask for a person, and say so in the language of the last message; the notice's id, None where it was asked before."
+    with self.engine.begin() as database:
+        hold(database, conversation, user)
+        if not _move(database, conversation, "request", reason=reason): return None
+        known = message_table.c
+        last = select(known.text).where(known.conversation == conversation, known.role == "user").order_by(known.id.desc()).limit(1)
+        return write_message(database, conversation, "assistant", NOTICES[language_of(database.execute(last).scalar() or "")])
 
 # %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13
 class Desk:
@@ -105,37 +110,43 @@ class Desk:
         query = select(handoff_table).where(handoff_table.c.state != "bot").order_by(handoff_table.c.time)
         with self.engine.connect() as database: return [dict(row) for row in database.execute(query).mappings()]
 
-    def take(
-        self,
-        conversation: str,
-        agent: str,  # the person's name
-    ) -> bool:
-        "Take a waiting conversation; False where nobody waits or another was faster."
-        with self.engine.begin() as database:
-            hold(database, conversation)
-            return _move(database, conversation, "take", check_user(agent))
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13a
+@patch
+def take(
+    self: Desk,
+    conversation: str,
+    agent: str,  # the person's name
+) -> bool:
+    "Take a waiting conversation; False where nobody waits or another was faster."
+    with self.engine.begin() as database:
+        hold(database, conversation)
+        return _move(database, conversation, "take", check_user(agent))
 
-    def reply(
-        self,
-        conversation: str,
-        agent: str,
-        text: str,
-    ) -> str:
-        "The id of a person's message; raises PermissionError where the person doesn't have the conversation."
-        with self.engine.begin() as database:
-            hold(database, conversation)
-            if _row(database, conversation) != ("person", agent): raise PermissionError(f"{agent} hasn't this conversation: take it first")
-            return write_message(database, conversation, "agent", text)
 
-    def close(
-        self,
-        conversation: str,
-        agent: str,
-    ) -> bool:
-        "Give a conversation back to the bot; False where another person has it, or the bot."
-        with self.engine.begin() as database:
-            hold(database, conversation)
-            return _move(database, conversation, "close", agent)
+@patch
+def reply(
+    self: Desk,
+    conversation: str,
+    agent: str,
+    text: str,
+) -> str:
+    "The id of a person's message; raises PermissionError where the person doesn't have the conversation."
+    with self.engine.begin() as database:
+        hold(database, conversation)
+        if _row(database, conversation) != ("person", agent): raise PermissionError(f"{agent} hasn't this conversation: take it first")
+        return write_message(database, conversation, "agent", text)
+
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13aa
+@patch
+def close(
+    self: Desk,
+    conversation: str,
+    agent: str,
+) -> bool:
+    "Give a conversation back to the bot; False where another person has it, or the bot."
+    with self.engine.begin() as database:
+        hold(database, conversation)
+        return _move(database, conversation, "close", agent)
 
 # %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c15
 _WHO = (r"(?:an?|the|some|your|another)?\s*(?:(?:real|actual|live|human) )*"
@@ -152,7 +163,7 @@ _ANGRY = re.compile(
     r"\b(?:ridiculous|useless|stupid|idiot(?:ic)?|fed up|sick of (?:this|you)|unacceptable|waste of (?:my )?time|furious|"
     r"worst (?:service|bot)|terrible service|i(?:'ll| will) (?:complain|sue)|wtf|damn)\b|"
     "垃圾|废物|气死|太差劲|忍无可忍|什么破|骗子|浪费时间|我要投诉|智障|没用的(?:东西|机器人)", re.IGNORECASE)
-MOST_REFUSALS = 2  # in a row; the third time a person is offered the bot has nothing new to say
+MOST_REFUSALS = 2  # in a row; a bot that has refused twice has nothing new to say
 
 
 def wants_person(
