@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_type_hints
 
+from fastcore.basics import patch
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from sqlalchemy import Column, Engine, Float, ForeignKey, String, Table, insert, select, update
 
@@ -49,12 +50,12 @@ class Tool:
             first = problem.errors(include_url=False)[0]
             raise ValueError(f"{self.name}: {'.'.join(map(str, first['loc'])) or 'arguments'}: {first['msg']}") from None
 
-
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c07a
 def make_tool(
     function: Callable,  # typed, with a docstring
-    cue: str = "",
-    effect: bool = False,
-    confirm: dict | None = None,
+    cue: str = "",  # pattern of what people say when they mean it
+    effect: bool = False,  # it changes something
+    confirm: dict | None = None,  # by language, what is asked before an effect
 ) -> Tool:
     "A tool from a function; raises ValueError where a type, the docstring or the question before an effect is missing."
     hints, parameters = get_type_hints(function, include_extras=True), inspect.signature(function).parameters
@@ -73,8 +74,8 @@ LONGEST_RESULT = 4_000  # characters
 def run_tool(
     tool: Tool,
     arguments: dict,  # as chosen, not yet checked
-    user: str = "",
-    language: str = "en",
+    user: str = "",  # who asks; filled in where the function takes it
+    language: str = "en",  # or zh; likewise
     timeout: float = 10.0,  # seconds
 ) -> str:
     "What a tool says; raises ValueError for wrong arguments, TimeoutError, and RuntimeError where the tool fails."
@@ -100,7 +101,7 @@ pending_table = Table(
     Column("arguments", EncryptedText(context="pending_actions.arguments"), nullable=False), Column("status", String(10), nullable=False),
     Column("conversation", ForeignKey(conversation_table.c.id, ondelete="CASCADE")))
 
-
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c14a
 class Confirmations:
     "Proposals that wait for a yes; what isn't a user's, is decided or too old raises KeyError."
 
@@ -121,35 +122,39 @@ class Confirmations:
         with self.engine.begin() as database: database.execute(insert(pending_table).values(row))
         return row["id"]
 
-    def newest(
-        self,
-        user: str,
-        conversation: str,
-    ) -> str | None:
-        "The id of the last proposal that is open in a conversation."
-        column, oldest = pending_table.c, time.time() - 60 * MINUTES
-        mine = (column.user == user) & (column.conversation == conversation) & (column.status == "open") & (column.time > oldest)
-        with self.engine.connect() as database:
-            return database.execute(select(column.id).where(mine).order_by(column.time.desc()).limit(1)).scalar()
-
-    def decide(
-        self,
-        id: str,
-        user: str,
-        accept: bool,
-    ) -> tuple[str, dict]:
-        "Close a proposal; returns its tool and arguments. Raises KeyError where there is none to decide."
-        column, oldest = pending_table.c, time.time() - 60 * MINUTES
-        mine = (column.id == id) & (column.user == user) & (column.status == "open") & (column.time > oldest)
-        with self.engine.begin() as database:
-            decided = update(pending_table).where(mine).values(status="accepted" if accept else "declined")
-            if not database.execute(decided).rowcount:
-                why = f"it was decided, is older than {MINUTES:g} minutes or never was"
-                raise KeyError(f"there is nothing to confirm under {id[:40]}: {why}")
-            name, arguments = database.execute(select(column.tool, column.arguments).where(column.id == id)).one()
-        return name, json.loads(arguments)
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c14b
+@patch
+def newest(
+    self: Confirmations,
+    user: str,
+    conversation: str,
+) -> str | None:
+    "The id of the last proposal that is open in a conversation."
+    column, oldest = pending_table.c, time.time() - 60 * MINUTES
+    mine = (column.user == user) & (column.conversation == conversation) & (column.status == "open") & (column.time > oldest)
+    with self.engine.connect() as database:
+        return database.execute(select(column.id).where(mine).order_by(column.time.desc()).limit(1)).scalar()
 
 
+@patch
+def decide(
+    self: Confirmations,
+    id: str,
+    user: str,
+    accept: bool,
+) -> tuple[str, dict]:
+    "Close a proposal; returns its tool and arguments. Raises KeyError where there is none to decide."
+    column, oldest = pending_table.c, time.time() - 60 * MINUTES
+    mine = (column.id == id) & (column.user == user) & (column.status == "open") & (column.time > oldest)
+    with self.engine.begin() as database:
+        decided = update(pending_table).where(mine).values(status="accepted" if accept else "declined")
+        if not database.execute(decided).rowcount:
+            why = f"it was decided, is older than {MINUTES:g} minutes or never was"
+            raise KeyError(f"there is nothing to confirm under {id[:40]}: {why}")
+        name, arguments = database.execute(select(column.tool, column.arguments).where(column.id == id)).one()
+    return name, json.loads(arguments)
+
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c14c
 def confirm(
     confirmations: Confirmations,
     id: str,
