@@ -142,7 +142,7 @@ class Outcome(NamedTuple):
     pending: str | None = None  # id of a proposal
     lacking: tuple[str, ...] = ()  # what to ask the user for, as the arguments describe it
 
-
+# %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c16b
 def _described(tool: Tool, name: str) -> str:
     return tool.arguments.model_fields[name].description or name
 
@@ -154,14 +154,14 @@ def _one_step(call: Call, tools: list[Tool], user: str, language: str) -> Step:
     except (ValueError, TimeoutError, RuntimeError) as problem: result, good = str(problem), False
     return Step(call.tool[:80], call.arguments, result, time.perf_counter() - start, good)
 
-
+# %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c16c
 def use_tools(
     text: str,
     tools: list[Tool],
     confirmations: Confirmations,
-    user: str,
-    choose: Callable = choose_by_rules,
-    language: str = "en",
+    user: str,  # who asks
+    choose: Callable = choose_by_rules,  # (text, tools, results so far) -> Call or None
+    language: str = "en",  # or zh: of questions and results
     conversation: str | None = None,  # where it was asked; a yes is looked for there
 ) -> Outcome:
     "Do what a message asks for, step by step; stop before anything with an effect and propose it."
