@@ -56,9 +56,9 @@ Month = Annotated[str | None, Field(pattern="^2026-[0-9]{2}$", description="as 2
     {f"2026-{number:02d}": rf"\b{name}\b|(?<!\d){number} ?月|(?<!十){_CHINESE[number - 1]}月|2026-{number:02d}"
      for number, name in enumerate(_NAMES, 1)})]
 
-# %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c09
+# %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c09a
 _NONE = {"en": "I find no order {} of yours.", "zh": "没有找到您的订单 {}。"}
-_STATUS = {"en": {}, "zh": {"open": "处理中", "shipped": "已发货", "delivered": "已送达", "cancelled": "已取消"}}
+_STATUS = {"open": "处理中", "shipped": "已发货", "delivered": "已送达", "cancelled": "已取消"}
 _FIGURE = {"en": {"count": "{:,.0f} orders", "total": "{:,.2f} EUR in total", "average": "{:,.2f} EUR on average"},
            "zh": {"count": "共 {:,.0f} 个订单", "total": "总额 {:,.2f} 欧元", "average": "平均 {:,.2f} 欧元"}}
 _REFUNDED = {True: {"en": "{amount:.2f} EUR are paid back for {number}.", "zh": "已为 {number} 退款 {amount:.2f} 欧元。"},
@@ -71,7 +71,14 @@ _CUES = {  # an order's number alone asks for its status
     "refund": r"\brefund|money back|(?:pay|give)\b.{0,12}\bback|reimburse|退款|退还|退[^货订]?.{0,6}欧|退给我|退.{0,10}钱"}
 _MEASURES = {"count": "COUNT(*)", "total": "COALESCE(SUM(amount), 0)", "average": "COALESCE(AVG(amount), 0)"}
 
+# %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c09b
+def _one_order(row: tuple, number: str, language: str) -> str:
+    "What somebody reads about one order."
+    status, product, amount, city = row
+    if language == "zh": return f"订单 {number}（{product}，{amount:.2f} 欧元，{city}）：{_STATUS[status]}。"
+    return f"Order {number} ({product}, {amount:.2f} EUR, {city}) is {status}."
 
+# %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c09d
 def order_tools(
     address: str,  # of open_orders
 ) -> list[Tool]:
@@ -83,10 +90,7 @@ def order_tools(
         with closing(sqlite3.connect(file)) as database:
             mine = "SELECT status, product, amount, city FROM orders WHERE number = ? AND user = ?"
             row = database.execute(mine, (number, user)).fetchone()
-        if not row: return _NONE[language].format(number)
-        status, product, amount, city = row
-        if language == "zh": return f"订单 {number}（{product}，{amount:.2f} 欧元，{city}）：{_STATUS['zh'][status]}。"
-        return f"Order {number} ({product}, {amount:.2f} EUR, {city}) is {status}."
+        return _one_order(row, number, language) if row else _NONE[language].format(number)
 
     def order_figures(measure: Measure, language: str, status: Status = None, city: City = None, month: Month = None) -> str:
         "Count orders, or give the total or average amount, of all or of a status, city or month."
