@@ -214,29 +214,35 @@ class ConversationManager:
         known = self.history.conversations(user_id, limit=1)
         return known[0]["id"] if known else self.history.start(user_id)
 
-    def add_message(
-        self,
-        user_id: str,
-        role: str,  # user, assistant or agent
-        content: str,
-    ) -> None:
-        "Write a message down."
-        self.history.add(self.current(user_id), role, content, user=user_id)
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c27a
+@patch
+def add_message(
+    self: ConversationManager,
+    user_id: str,
+    role: str,  # user, assistant or agent
+    content: str,
+) -> None:
+    "Write a message down."
+    self.history.add(self.current(user_id), role, content, user=user_id)
 
-    def get_history(
-        self,
-        user_id: str,
-    ) -> list[dict]:
-        "The last messages, the oldest first: role (an agent speaks as the assistant) and content."
-        rows = self.history.messages(self.current(user_id), user_id, limit=self.max_history)
-        return [{"role": "user" if row["role"] == "user" else "assistant", "content": row["text"]} for row in rows]
 
-    def clear(
-        self,
-        user_id: str,
-    ) -> None:
-        "Delete the current conversation; the next message begins another."
-        self.history.delete(self.current(user_id), user_id)
+@patch
+def get_history(
+    self: ConversationManager,
+    user_id: str,
+) -> list[dict]:
+    "The last messages, the oldest first: role (an agent speaks as the assistant) and content."
+    rows = self.history.messages(self.current(user_id), user_id, limit=self.max_history)
+    return [{"role": "user" if row["role"] == "user" else "assistant", "content": row["text"]} for row in rows]
+
+
+@patch
+def clear(
+    self: ConversationManager,
+    user_id: str,
+) -> None:
+    "Delete the current conversation; the next message begins another."
+    self.history.delete(self.current(user_id), user_id)
 
 # %% ../../nbs/4_enterprise/08_assistant.ipynb #c28
 def _sample_handbooks() -> Path:
