@@ -74,7 +74,7 @@ def simulate_queue(
 def waiting_seconds(
     services,  # (any,) measured seconds of service
     load: float,  # share of the time that servers are busy, below 1
-    servers: int,
+    servers: int,  # questions that are served at once
 ) -> float:
     "Mean seconds in the queue, by the formula of Allen and Cunneen (exact for one server: Pollaczek and Khinchine)."
     services, offered = np.asarray(services, float), load * servers
@@ -85,15 +85,27 @@ def waiting_seconds(
     return waits * services.mean() / (servers * (1 - load)) * varies / 2
 
 # %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c17
-def slowest_percent(services, load: float, servers: int, questions: int = 20_000, seed: int = 0) -> float:
+def slowest_percent(
+    services,  # (any,) measured seconds of service
+    load: float,  # share of the time that servers are busy, below 1
+    servers: int,  # questions that are served at once
+    questions: int = 20_000,  # that are simulated; fewer, and the slowest hundredth is luck
+    seed: int = 0,
+) -> float:
     "Seconds that 99 of 100 answers stay below at this load, with questions coming by chance."
     draw, services = np.random.default_rng(seed), np.asarray(services, float)
     drawn, gaps = draw.choice(services, questions), draw.exponential(1, questions)
     arrivals = np.cumsum(gaps * drawn.mean() / (load * servers))
-    return float(np.quantile(simulate_queue(drawn, arrivals, servers)[questions // 10:], 0.99))
+    return float(np.quantile(simulate_queue(drawn, arrivals, servers)[questions // 10 :], 0.99))
 
 
-def most_load(services, servers: int, target: float, questions: int = 20_000, seed: int = 0) -> float:
+def most_load(
+    services,  # (any,) measured seconds of service
+    servers: int,  # questions that are served at once
+    target: float,  # seconds that 99 of 100 answers shall stay below
+    questions: int = 20_000,  # that are simulated
+    seed: int = 0,
+) -> float:
     "Largest share of busy time at which 99 of 100 answers come within `target` seconds; 0 when none is."
     if slowest_percent(services, 0.01, servers, questions, seed) > target: return 0.0
     low, high = 0.01, 0.999
@@ -106,10 +118,10 @@ def most_load(services, servers: int, target: float, questions: int = 20_000, se
 # %% ../../nbs/4_enterprise/10_1_capacity.ipynb #c18
 def reserve(
     services,  # (any,) measured seconds of service
-    servers: int,
+    servers: int,  # questions that are served at once
     target: float,  # seconds that 99 of 100 answers shall stay below
     draws: int = 20,  # of the measured times anew, for the interval
-    questions: int = 20_000,
+    questions: int = 20_000,  # that are simulated
 ) -> Interval:
     "Percent of the capacity that must stand idle; raises ValueError when even an idle machine is too slow."
     services = np.asarray(services, float)
@@ -125,7 +137,7 @@ def servers_needed(
     services,  # (any,) measured seconds of service
     rate: float,  # questions a second in the busiest hour
     target: float,  # seconds that 99 of 100 answers shall stay below
-    most: int = 256,
+    most: int = 256,  # servers that are tried
 ) -> int:
     "The fewest servers that keep the promise at this rate; raises ValueError when not even `most` do."
     mean = float(np.mean(services))
