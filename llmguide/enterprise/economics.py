@@ -85,9 +85,9 @@ def present_value(
 
 def roi(
     invested: Interval,  # before the first use, $
-    gain: Interval,  # benefit less running cost, a year
-    years: int = 3,
-    rate: float = 0.08,
+    gain: Interval,  # benefit less running cost, $ a year
+    years: int = 3,  # that the gain lasts
+    rate: float = 0.08,  # by which a year's delay lowers the worth
 ) -> Interval:
     "Return on investment in percent; raises ValueError where nothing is invested."
     if invested.low <= 0: raise ValueError(f"need an investment above zero, got {invested}")
@@ -95,7 +95,10 @@ def roi(
     return Interval(worth(gain.value, invested.value), worth(gain.low, invested.high), worth(gain.high, invested.low))
 
 
-def payback_years(invested: Interval, gain: Interval) -> Interval:
+def payback_years(
+    invested: Interval,  # before the first use, $
+    gain: Interval,  # benefit less running cost, $ a year
+) -> Interval:
     "Years until the gains make up for the investment, undiscounted; infinite where there is no gain."
     return break_even(invested, gain, exactly(0))
 
