@@ -33,9 +33,9 @@ from llmguide.enterprise.load_test import http_request, open_loop, summary
 from llmguide.evidence import Measurement, bootstrap_interval, record, record_curve, wilson_interval
 
 ROOT = Path(__file__).parent.parent
-REPEATS, SECONDS, CALLERS, SHARE = 6, 6, 64, 0.6
-LOG, SMALL_TALK = 250, ("Hello", "Good morning", "Thanks!", "你好", "谢谢", "Hi")  # messages of a log
-SOAK_MINUTES = 6
+REPEATS, SECONDS, CALLERS, SHARE = 6, 6, 128, 0.6
+LOG, SMALL_TALK = 200, ("Hello", "Good morning", "Thanks!", "你好", "谢谢", "Hi")  # messages of a log
+SOAK_MINUTES = 5
 SOURCE = "data folder of the project"
 SCRIPT = """
 local bodies, at = {}, 0

@@ -1,5 +1,6 @@
 """The service while a part of it is dead, slow or talks rubbish: errors that say what to do, nothing lost, well again by itself."""
 
+import asyncio
 import contextlib
 import shutil
 import socket
@@ -72,6 +73,7 @@ class Place:
                 self.http = httpx.Client(base_url=f"http://127.0.0.1:{outer}", timeout=30)
                 yield self
                 self.http.close()
+        asyncio.run(self.engine.stop())
         for each in self.ports.values(): each.close()
 
     def ask(self, question=None):
@@ -101,8 +103,7 @@ def place(tmp_path_factory, postgres):
     open_logs(level="critical")
     with redis_server(folder) as redis:
         found = Place(folder, postgres, redis)
-        found.engine._open(lambda line: None)
-        found.engine.started = True
+        asyncio.run(found.engine.start())
         with found.running(): yield found
 
 
