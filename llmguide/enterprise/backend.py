@@ -17,6 +17,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .assistant import Assistant
+from .confidential import ConfidentialChat, NotToBeSeen, model_sees, shareable_passages
 from .configuration import ServiceSettings
 from .database import open_database
 from .errors import ServiceError, as_service_error
@@ -24,7 +25,7 @@ from .history import History
 from .intents import detect_intent
 from .jobs import JobRunner, unfinished
 from .line import Line
-from .named import NamedBase, handbooks_of, names_of, watched_question
+from .named import NamedBase, handbooks_of, names_of, watched_passages, watched_question
 from .retention import sweep
 from .tools import confirm as confirm_tool
 from .withdrawn import CurrentDocuments, overwrite_withdrawn
@@ -58,7 +59,7 @@ def _open(self: AnswerEngine, report: Callable) -> None:
 
     if self.chat is None and (self.settings.model or self.settings.base_url): self.chat = _connect(self.settings)
     if self.base is None:
-        self.base = EnterpriseKnowledgeBase(store=self.settings.store_address, chat=self.chat)
+        self.base = EnterpriseKnowledgeBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
         if self.handbooks: self.base.add([self.handbooks], sync=True, report=report)
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
     self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
@@ -77,6 +78,13 @@ def _add(self: AnswerEngine, paths: list[str], readers: list[str] | None, user: 
     for some, names in ((sorted(known), readers), ([path for path in paths if path not in known], readers or [user])):
         if some: unread |= self.base.add(some, names).unread
     return unread
+
+
+@patch
+def _clean(self: AnswerEngine, hits: list) -> list:
+    "The passages that the chat model may read."
+    kept = watched_passages(hits)
+    return kept if model_sees(self.settings) == "all" else shareable_passages(kept)
 
 
 @patch
@@ -113,11 +121,12 @@ def _close(self: AnswerEngine) -> None:
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c08
 def _connect(settings: ServiceSettings):
-    "The chat model of the settings."
+    "The chat model of the settings; a front keeps private data from one that isn't in the house."
     from llmguide.chat import connect
 
     key = settings.api_key and settings.api_key.get_secret_value()
-    return connect(settings.model, settings.base_url, key, settings.seconds)
+    chat, sees = connect(settings.model, settings.base_url, key, settings.seconds), model_sees(settings)
+    return chat if sees == "all" else ConfidentialChat(chat, sees)
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c10
 @patch
@@ -196,6 +205,7 @@ async def generate(
 
     try:
         async for event in self.line.parts(events): yield event
+    except NotToBeSeen as problem: raise ServiceError(403, str(problem), "ask without it, or ask the model llmguide") from None
     except Exception as problem: raise as_service_error(problem) from problem
 
 

@@ -30,6 +30,7 @@ class ServiceSettings(BaseSettings):
     model: str | None = None  # a chat model that words the answers, see connect; None: quotations
     base_url: str | None = None  # an OpenAI-compatible server that has the model; None: in this process
     api_key: SecretStr | None = None  # of that server
+    model_sees: Literal["nothing", "masked", "all"] | None = None  # of questions and passages; None: all in the house, nothing outside
     at_work: int = Field(2, ge=1, le=256)  # questions that are worked on at once
     waiting: int = Field(64, ge=0, le=10_000)  # questions that may wait; the next one is told to come back
     seconds: float = Field(60, gt=0)  # that an answer may take

@@ -53,13 +53,14 @@ class EnterpriseKnowledgeBase:
         store: str | Path | None = None,  # folder or address, see open_store; None: for this object's life only
         encoder=None,  # None: the one that made the store; for a new one MiniLM in eight bits
         chat: Callable | None = None,  # see connect; None: answers are quotations
+        clean: Callable | None = None,  # hits -> those that the chat may read; None: all
         glossary: str | Path | None = None,  # file of names that mean the same, see load_glossary; None: none
         create: bool = True,  # False: raise FileNotFoundError where no store is
         report: Callable | None = None,  # called with lines of progress while data_dir is added
     ):
         self._scratch = tempfile.TemporaryDirectory() if store is None else None
         self.where = self._scratch.name if store is None else store
-        self.folder, self.chat, self._encoder = ledger_folder(self.where), chat, encoder
+        self.folder, self.chat, self.clean, self._encoder = ledger_folder(self.where), chat, clean, encoder
         self.glossary = glossary and load_glossary(glossary)
         self._lock, self._book = threading.RLock(), None
         self.store = self._open(create)
@@ -244,7 +245,9 @@ def query(
     "An answer with its sources, or a refusal with its reason, as plain types for JSON."
     complete = _complete(question, history)
     hits = self.retrieve(complete, max(top_k, 10), user)
-    said = respond(complete, hits, self.store, top_k, _principal(user), self.chat)
+    given = self.clean(hits) if self.chat and self.clean else hits
+    said = respond(complete, given, self.store, top_k, _principal(user), self.chat)
+    if said.refused and len(given) < len(hits): said = respond(complete, hits, self.store, top_k, _principal(user))  # quoted: no model
     place = lambda each: {"source": each.source, "page": each.page, "headings": [*each.headings]}  # noqa: E731
     sources = [place(each) | {"quote": each.quote, "start": each.start, "end": each.end} for each in said.sources]
     return {"question": question, "answer": said.text, "sources": sources, "refused": said.refused,
