@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 
+from fastcore.basics import patch
+
 # %% ../../nbs/4_enterprise/09_8_failures.ipynb #c04
 FAULTS = ("killed", "slow", "rubbish")
 RUBBISH = b"\x00\xffHTTP/9 no\r\n\r\n-ERR <html>" * 8
 
-
+# %% ../../nbs/4_enterprise/09_8_failures.ipynb #c05
 class FaultyPort:
     "A port in front of a part: lets everything through, or behaves like a part that is dead, slow or talks rubbish."
 
@@ -29,26 +31,6 @@ class FaultyPort:
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True: self._join(self._listener.accept()[0])
-
-    def _join(self, client) -> None:
-        part = socket.socket(socket.AF_INET if isinstance(self.address, tuple) else socket.AF_UNIX)
-        try: None if self.fault == "killed" else part.connect(self.address)
-        except OSError: self.fault = "killed"
-        if self.fault == "killed": return client.close()
-        self._open += [client, part]
-        for source, sink, answers in ((client, part, False), (part, client, True)):
-            threading.Thread(target=self._pass_on, args=(source, sink, answers), daemon=True).start()
-
-    def _pass_on(self, source, sink, answers: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                while self.fault == "slow": time.sleep(0.02)
-                sink.sendall(RUBBISH if self.fault == "rubbish" and answers else data)
-        self._hang_up([source, sink])
-
     @contextlib.contextmanager
     def broken(self, fault: str) -> Iterator[None]:
         "Within the block the part has one of FAULTS; raises ValueError for another."
@@ -58,13 +40,41 @@ class FaultyPort:
         try: yield
         finally: self.fault = None
 
-    def _hang_up(self, connections: list) -> None:
-        for each in list(connections):
-            with contextlib.suppress(OSError): each.shutdown(socket.SHUT_RDWR)
-            with contextlib.suppress(ValueError): self._open.remove(each)
-            each.close()
-
     def close(self) -> None:
         "Let go of the port and of what goes through it."
         self._listener.close()
         self._hang_up(self._open)
+
+# %% ../../nbs/4_enterprise/09_8_failures.ipynb #c07
+@patch
+def _accept(self: FaultyPort) -> None:
+    with contextlib.suppress(OSError):
+        while True: self._join(self._listener.accept()[0])
+
+
+@patch
+def _join(self: FaultyPort, client) -> None:
+    if self.fault == "killed": return client.close()
+    part = socket.socket(socket.AF_INET if isinstance(self.address, tuple) else socket.AF_UNIX)
+    try: part.connect(self.address)
+    except OSError: return client.close()  # it is really dead
+    self._open += [client, part]
+    for source, sink, answers in ((client, part, False), (part, client, True)):
+        threading.Thread(target=self._pass_on, args=(source, sink, answers), daemon=True).start()
+
+
+@patch
+def _pass_on(self: FaultyPort, source, sink, answers: bool) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            while self.fault == "slow": time.sleep(0.02)
+            sink.sendall(RUBBISH if self.fault == "rubbish" and answers else data)
+    self._hang_up([source, sink])
+
+
+@patch
+def _hang_up(self: FaultyPort, connections: list) -> None:
+    for each in list(connections):
+        with contextlib.suppress(OSError): each.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(ValueError): self._open.remove(each)
+        each.close()

@@ -112,7 +112,7 @@ async def _open(address: str, requests: Sequence[bytes], rate: float, seconds: f
     for wire in free: wire.close()
     return sent
 
-
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c12
 def open_loop(
     address: str,  # of the service
     requests: Sequence[bytes],  # of `http_request`, sent in turn, again and again
@@ -123,7 +123,7 @@ def open_loop(
     "Ask at a rate, whether answers come or not: for waiting times and errors."
     return asyncio.run(_open(address, requests, rate, seconds, seed))
 
-# %% ../../nbs/4_enterprise/09_7_load.ipynb #c13
+# %% ../../nbs/4_enterprise/09_7_load.ipynb #c14
 def percentile(
     values: Sequence[float],
     share: float,  # 0.99: the value that 99 of 100 don't exceed
