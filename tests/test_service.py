@@ -208,6 +208,19 @@ def test_nothing_of_a_deleted_document_is_told_any_more(company, way):
         assert b"Brook every third" not in b"".join(files)
 
 
+def test_an_answer_is_kept_for_those_who_see_the_same_documents(company):
+    parts, ann = company["app"].state.parts, company["ann"]
+    client = lambda user: httpx.Client(base_url=ann.base_url, headers={"authorization": f"Bearer {parts.keys.create(user, ['reader'])}"})  # noqa: E731
+    with client("carl") as carl, client("dora") as dora:
+        question = "May I work from home, and on how many days a week?"
+        cached = lambda one, user, text=question: "from the cache" in chat(one, user, text).json()["trace"]  # noqa: E731
+        assert [cached(carl, "carl"), cached(dora, "dora"), cached(dora, "dora", f"  {question}")] == [False, True, True]
+        assert not cached(carl, "carl", "canonical: may i work from home, and on how many days a week")
+        upload(ann, "dora.md", "# Home\n\nDora may work from home on five days a week.", readers=["dora"])
+        assert not cached(carl, "carl") and cached(carl, "carl") and not cached(dora, "dora")
+        assert "five" not in chat(carl, "carl").text
+
+
 def test_a_line_that_is_full_says_when_to_come_back(company):
     app, ann = company["app"], company["ann"]
     engine = app.state.parts.engine

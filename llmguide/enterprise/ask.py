@@ -85,8 +85,10 @@ def _cache_keys(parts: Parts, asker: Principal, question: str) -> Iterator[str]:
     "The keys of a question: as it was asked, and in its canonical form."
     version, readers = parts.look(asker.readers)
     if version is None: return  # documents are being written
-    for form in (lambda: question, lambda: "canonical: " + canonical(question)):
-        yield cache_key(form(), readers, version, parts.settings.model or "", "")
+    settings = parts.settings
+    model = f"{settings.model} {settings.base_url} {settings.model_sees}"
+    yield cache_key(question, readers, version, model, "exact")
+    yield cache_key(canonical(question), readers, version, model, "near")
 
 
 def _look_up(parts: Parts, asker: Principal, request: ChatRequest) -> tuple[dict | None, list[str]]:
