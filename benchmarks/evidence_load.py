@@ -33,7 +33,7 @@ from llmguide.enterprise.load_test import http_request, open_loop, summary
 from llmguide.evidence import Measurement, bootstrap_interval, record, record_curve, wilson_interval
 
 ROOT = Path(__file__).parent.parent
-REPEATS, SECONDS, CALLERS, SHARE = 6, 6, 128, 0.6
+REPEATS, SECONDS, CALLERS, SHARE = 5, 6, 128, 0.6
 LOG, SMALL_TALK = 200, ("Hello", "Good morning", "Thanks!", "你好", "谢谢", "Hi")  # messages of a log
 SOAK_MINUTES = 5
 SOURCE = "data folder of the project"
@@ -190,10 +190,10 @@ def uncached():
     asked = questions()
     with running(cached_answers=0) as service:
         service.wrk(asked, 8)
-        rows = [{"kind": "uncached", "loop": "closed", **service.wrk(asked, 8, 10)} for _ in range(REPEATS)]
+        rows = [{"kind": "uncached", "loop": "closed", **service.wrk(asked, 8, 8)} for _ in range(REPEATS)]
         capacity = bootstrap_interval([row["answers_per_second"] for row in rows])
         put("E9", capacity, "uncached, quotations", f"2 web processes and a model process, 8 callers; {shares(rows)}", len(rows))
-        rows += waiting(service, asked, "uncached", SHARE * capacity.value, 12)
+        rows += waiting(service, asked, "uncached", SHARE * capacity.value, 10)
     record_curve("enterprise_load_uncached", rows, "repeats in turn", callers=8, share=SHARE)
 
 
@@ -308,31 +308,31 @@ def model_process(service, fault):
 def outage(service, direct, breaking, number):
     """Requests before, during and after a fault, one in ten of them a new question; failures, waiting, and what was lost."""
     known = questions()[:20]
-    asked = [known[n % 20] if n % 10 else f"May I work from home in week {number}{n}?" for n in range(14 * 40)]
+    asked = [known[n % 20] if n % 10 else f"May I work from home in week {number}{n}?" for n in range(10 * 40)]
     requests = [http_request(service.address, "/api/chat", body(each), service.key) for each in asked]
     kept = lambda: psycopg.connect(direct).execute("SELECT count(*) FROM messages WHERE role = 'assistant'").fetchone()[0]  # noqa: E731
     earlier = kept()
 
     def fail():
-        time.sleep(4)
-        with breaking: time.sleep(4)
+        time.sleep(3)
+        with breaking: time.sleep(3)
 
     thread = threading.Thread(target=fail)
     thread.start()
-    sent = open_loop(service.address, requests, 40, 14, number)
+    sent = open_loop(service.address, requests, 40, 10, number)
     thread.join()
-    periods = {"before": (0, 4), "during": (4, 8), "after": (8, 14)}
+    periods = {"before": (0, 3), "during": (3, 6), "after": (6, 10)}
     row = {f"{name}_{key}": value for name, (start, end) in periods.items()
            for key, value in summary([each for each in sent if start <= each.due < end]).items()}  # fmt: skip
     failed = [each.due for each in sent if each.status != 200]
-    time.sleep(2)
+    time.sleep(1)
     acknowledged = sum(each.status == 200 for each in sent)
-    return row | {"statuses": sorted({each.status for each in sent}), "well_after_seconds": max(0, max(failed, default=0) - 8),
+    return row | {"statuses": sorted({each.status for each in sent}), "well_after_seconds": max(0, max(failed, default=0) - 6),
                   "acknowledged": acknowledged, "lost": max(0, acknowledged - (kept() - earlier))}
 
 
 def failures():
-    """E4 while a part fails: model process, database, cache and store killed, slow, or talking rubbish for four seconds."""
+    """E4 while a part fails: model process, database, cache and store killed, slow, or talking rubbish for three seconds."""
     rows = []
     with tempfile.TemporaryDirectory() as folder, parts(folder) as (ports, addresses, direct), running(**addresses) as service:
         service.warm(questions()[:20])
@@ -348,7 +348,7 @@ def failures():
         failed, sent = (sum(row[f"during_{name}"] for row in mine) for name in ("failed", "requests"))
         faults = ", ".join(row["fault"] for row in mine)
         put("E4", wilson_interval(failed, sent).scale(100), f"{part} failing", f"{faults}; one question in ten is new", sent, rate=40)
-    record_curve("enterprise_load_failures", rows, "open loop, 40 a second, one in ten a new question; the fault lasts four seconds")
+    record_curve("enterprise_load_failures", rows, "open loop, 40 a second, one in ten a new question; the fault lasts three seconds")
 
 
 def soak():
