@@ -52,8 +52,10 @@ def show(
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(Column(header[0], no_wrap=True), *(Column(name, overflow="fold") for name in header[1:]))
-    for row in rows: table.add_row(*(Text(str(cell)) for cell in row))
+    lines = [[str(cell) for cell in row] for row in rows]
+    short = [max(map(len, column), default=0) <= 16 for column in zip(header, *lines)]  # never broken: a name, a number, a state
+    table = Table(*(Column(name, no_wrap=few, overflow="fold", min_width=len(name) if few else 12) for name, few in zip(header, short)))
+    for row in lines: table.add_row(*map(Text, row))
     console().print(table)
 
 # %% ../nbs/0_foundations/07_3_console.ipynb #c14
