@@ -1,5 +1,6 @@
 """The service as others use it: over a socket, with rubbish, with other people's ids, killed, stopped, and with several processes."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,9 +15,13 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.exc import OperationalError
 
 from llmguide.chat import ScriptedChat
 from llmguide.enterprise.configuration import ServiceSettings
+from llmguide.enterprise.metrics import audit_broken, registry
+from llmguide.enterprise.parts import LOCAL, Parts
 from llmguide.enterprise.service import create_app
 from llmguide.enterprise.tracing import open_logs
 
@@ -219,6 +224,46 @@ def test_an_answer_is_kept_for_those_who_see_the_same_documents(company):
         upload(ann, "dora.md", "# Home\n\nDora may work from home on five days a week.", readers=["dora"])
         assert not cached(carl, "carl") and cached(carl, "carl") and not cached(dora, "dora")
         assert "five" not in chat(carl, "carl").text
+
+
+def measured(client, name, **labels):
+    """A number of /metrics, 0 where there is none."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return sum(one.value for family in families for one in family.samples if one.name == f"llmguide_{name}" and one.labels == labels)
+
+
+def test_steps_and_failures_are_measured(company):
+    ann, parts = company["ann"], company["app"].state.parts
+    before = measured(ann, "step_seconds_count", step="retrieve"), measured(ann, "first_token_seconds_count")
+    assert chat(ann, "ann", "A question of nobody about the steps of an answer?").status_code == 200
+    assert measured(ann, "step_seconds_count", step="retrieve") > before[0]
+    assert measured(ann, "first_token_seconds_count") == before[1] + 1
+    failed, database = measured(ann, "errors_total", part="database"), parts.database
+    with pytest.raises(OperationalError), database.connect() as connection: connection.exec_driver_sql("SELECT 1 FROM nowhere")
+    assert measured(ann, "errors_total", part="database") == failed + 1
+
+
+def test_a_changed_audit_log_is_seen_in_the_metrics(home):
+    class Idle:
+        started = True
+        async def stop(self): pass
+
+    async def watch():
+        parts = Parts(ServiceSettings(service_dir=home), Idle())
+        await parts.note("tried", LOCAL, number=1)
+        numbers = []
+        for _ in range(2):
+            watching = asyncio.create_task(parts.watch_audit())
+            await asyncio.sleep(0.3)
+            watching.cancel()
+            numbers.append(registry.get_sample_value("llmguide_audit_broken"))
+            log = home / "audit.jsonl"
+            log.write_bytes(log.read_bytes().replace(b'"number":1', b'"number":2').replace(b'"number": 1', b'"number": 2'))
+        await parts.close()
+        return numbers
+
+    assert asyncio.run(watch()) == [0, 1]
+    audit_broken.set(0)
 
 
 def test_a_line_that_is_full_says_when_to_come_back(company):

@@ -9,6 +9,7 @@ import pytest
 from test_service import chat, serving
 
 from llmguide.enterprise.configuration import ServiceSettings
+from llmguide.enterprise.metrics import registry
 from llmguide.enterprise.service import create_app
 
 TEXTS = {"remote.md": "# Remote work\n\nYou may work from home on two days a week.\n",
@@ -116,6 +117,7 @@ def test_a_model_outside_sees_nothing_that_is_marked(asked, services, model):
 def test_a_model_in_the_house_sees_the_passages(asked):
     said, reached = asked("all", LAMPS)
     assert "ann.miller@example.org" in reached and said["trace"] == ["documents: generated"]
+    assert registry.get_sample_value("llmguide_step_seconds_count", {"step": "generate"}) > 0
 
 
 def test_a_passage_that_gives_orders_is_read_by_no_model(asked):

@@ -25,9 +25,11 @@ from .history import History
 from .intents import detect_intent
 from .jobs import JobRunner, unfinished
 from .line import Line
+from .metrics import errors
 from .named import NamedBase, handbooks_of, names_of, watched_passages, watched_question
 from .retention import sweep
 from .tools import confirm as confirm_tool
+from .watched import Questions, Refusals, WatchedBase, WatchedChat
 from .withdrawn import CurrentDocuments, overwrite_withdrawn
 from ..passages import EVERYONE
 
@@ -55,16 +57,15 @@ class AnswerEngine:
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c06
 @patch
 def _open(self: AnswerEngine, report: Callable) -> None:
-    from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
-
     if self.chat is None and (self.settings.model or self.settings.base_url): self.chat = _connect(self.settings)
     if self.base is None:
-        self.base = EnterpriseKnowledgeBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
+        self.base = WatchedBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
         if self.handbooks: self.base.add([self.handbooks], sync=True, report=report)
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
     self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
     self.named = NamedBase(self.base, self.names, self.current)
     self.assistant = Assistant(self.named, History(self.database), guard=watched_question, intent=self._intent)
+    self.questions, self.refusals = Questions(self.base.encoder), Refusals()
     self.jobs = JobRunner(self.database, self._add)
     self.jobs.start()
     threading.Thread(target=self._forget, name="retention", daemon=True).start()
@@ -88,7 +89,9 @@ def _clean(self: AnswerEngine, hits: list) -> list:
 
 
 @patch
-def _intent(self: AnswerEngine, message: str) -> str: return detect_intent(message, self.base.encoder)
+def _intent(self: AnswerEngine, message: str) -> str:
+    self.questions.add(message)
+    return detect_intent(message, self.base.encoder)
 
 
 @patch
@@ -125,7 +128,7 @@ def _connect(settings: ServiceSettings):
     from llmguide.chat import connect
 
     key = settings.api_key and settings.api_key.get_secret_value()
-    chat, sees = connect(settings.model, settings.base_url, key, settings.seconds), model_sees(settings)
+    chat, sees = WatchedChat(connect(settings.model, settings.base_url, key, settings.seconds)), model_sees(settings)
     return chat if sees == "all" else ConfidentialChat(chat, sees)
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c10
@@ -160,7 +163,9 @@ async def reply(
 ) -> AsyncIterator[dict]:
     "Events sources, token and done of the assistant, which keeps the conversation; raises ServiceError."
     try:
-        async for event in self.line.parts(lambda: self.assistant.reply(user, message, conversation, readers)): yield event
+        async for event in self.line.parts(lambda: self.assistant.reply(user, message, conversation, readers)):
+            if event["event"] == "done": self.refusals.add(event["refused"])
+            yield event
     except KeyError: raise ServiceError(404, "there is no such conversation of yours", "leave it out to start a new one") from None
     except Exception as problem: raise as_service_error(problem) from problem
 
@@ -175,7 +180,9 @@ async def confirm(
     "What a tool says that was allowed to act, or nothing; raises ServiceError (404) where nothing waits for this user."
     try: said = await self.line.call(confirm_tool, self.assistant.confirmations, id, user, self.assistant.tools, accept)
     except KeyError: raise ServiceError(404, "there is nothing to confirm", "ask for it again") from None
-    except RuntimeError: raise ServiceError(502, "the tool failed", "try again, or tell whoever runs it") from None
+    except RuntimeError:
+        errors.labels("tool").inc()
+        raise ServiceError(502, "the tool failed", "try again, or tell whoever runs it") from None
     return said or ""
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c15

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from fastcore.basics import patch
+from sqlalchemy import event
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from .access import ROLES, KeyStore, Principal
 from .audit import AuditLog
@@ -26,6 +28,7 @@ from .handoff import Desk, HandOff
 from .history import History
 from .ledger import ledger_folder
 from .limits import Limiter
+from .metrics import audit_broken, errors
 from .named import names_of
 from .turns import GroupWriter, write_turns
 from .withdrawn import CurrentDocuments
@@ -60,6 +63,10 @@ def file_state(
 FRESH = 1.0  # seconds that an accepted key isn't looked up again
 
 
+def _count_problem(context) -> None:
+    if isinstance(context.sqlalchemy_exception, (InterfaceError, OperationalError)): errors.labels("database").inc()
+
+
 class Parts:
     "What a running service is made of."
 
@@ -71,6 +78,7 @@ class Parts:
         self.settings, self.engine = settings, engine or AnswerEngine(settings)
         settings.service_dir.mkdir(parents=True, exist_ok=True)
         self.database = open_database(settings.database_address)
+        event.listen(self.database, "handle_error", _count_problem)
         self.keys, self.history, self.feedback = KeyStore(self.database, 0), History(self.database), Feedback(self.database)
         self.handoff, self.desk = HandOff(self.database), Desk(self.database)
         create_tables(self.database)
@@ -145,7 +153,19 @@ def forget_keys(self: Parts) -> None:
 @patch
 async def note(self: Parts, what: str, who: Principal, **details) -> None:
     "Write an event into the audit log and wait until it's there."
-    await asyncio.wrap_future(self.audit.record(what, who.user, **details))
+    try: await asyncio.wrap_future(self.audit.record(what, who.user, **details))
+    except (OSError, RuntimeError):
+        errors.labels("audit").inc()
+        raise
+
+
+@patch
+async def watch_audit(self: Parts) -> None:
+    "Once an hour, look whether the audit log was changed, and say so in the metrics."
+    while True:
+        try: audit_broken.set(not await asyncio.to_thread(self.audit.verify))
+        except (OSError, ValueError): errors.labels("audit").inc()
+        await asyncio.sleep(3600)
 
 
 @patch

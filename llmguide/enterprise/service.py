@@ -24,10 +24,11 @@ from .administration import router as administration_router
 from .ask import ChatReply, ChatRequest, Id, Shortcut, as_sse, ask, not_yours
 from .configuration import ServiceSettings, get_service_settings
 from .door import PROBLEMS, Asker, StrictRoute, add_door
-from .metrics import Watch, exposition
+from .metrics import Watch, exposition, watch_answer
 from .openai_api import router as openai_router
 from .parts import Parts
 from .uploads import router as document_router
+from .watched import count_complaints
 from .withdrawn import withdraw
 from ..settings import assets
 
@@ -44,7 +45,7 @@ _STREAM = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}
 @router.post("/api/chat", response_model=ChatReply, responses=_STREAM, tags=["chat"])
 async def chat(request: Request, body: ChatRequest, asker: Asker):
     "Answer a question from the documents, with sources, or say that they don't know."
-    events = ask(_parts(request), asker, body)
+    events = watch_answer(ask(_parts(request), asker, body))
     first = await anext(events)
     if body.stream: return StreamingResponse(as_sse(first, events), media_type="text/event-stream")
     async for event in events: last = event
@@ -174,11 +175,14 @@ def create_app(
     "The service as an ASGI application; raises ValueError when it would be open to others than this machine."
     settings = settings or get_service_settings()
     parts = Parts(settings, engine)
+    count_complaints()
 
     @asynccontextmanager
     async def lifespan(app):
         await parts.engine.start(logging.getLogger("uvicorn.error").info)
+        watching = asyncio.create_task(parts.watch_audit())
         yield
+        watching.cancel()
         await parts.close()
 
     app = FastAPI(title="llmguide", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan,
