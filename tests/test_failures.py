@@ -69,7 +69,9 @@ class Place:
         with served(inner) as port:
             self.ports["model process"] = FaultyPort(("127.0.0.1", port))
             client = EngineClient(self.settings, f"http://127.0.0.1:{self.ports['model process'].port}", "token")
-            with served(create_app(self.settings, client)) as outer:
+            app = create_app(self.settings, client)
+            app.state.parts.limiter.pause, self.audit = 0.3, app.state.parts.audit  # seconds until Redis is asked again
+            with served(app) as outer:
                 self.http = httpx.Client(base_url=f"http://127.0.0.1:{outer}", timeout=30)
                 yield self
                 self.http.close()
@@ -127,3 +129,4 @@ def test_a_part_fails_and_comes_back(place, part, fault):
             assert reply.status_code == 200 or reply.json()["error"]["remedy"]
     place.until_well()
     assert place.lost() == []
+    assert place.audit.verify()
