@@ -86,7 +86,8 @@ class Documents:
         known = "bonus" in question or "奖金" in question
         answer = "The bonus is 4 %." if known else "I don't know: I found nothing that answers this for certain."
         sources = [{"source": "pay.md", "quote": answer}] if known else []
-        return {"answer": answer, "sources": sources, "refused": not known, "reason": "quoted"}
+        nearest = [] if known else [{"source": "a/pay.md", "page": None, "headings": ["Pay", "Bonus"], "text": "…", "start": 0, "end": 1}]
+        return {"answer": answer, "sources": sources, "refused": not known, "reason": "quoted", "nearest": nearest}
 
 
 @pytest.fixture
@@ -130,11 +131,54 @@ def test_a_yes_counts_only_behind_its_question(assistant):
     assert talk_to(assistant, "yes", conversation=there)[0]["response"] == "20.00 EUR are paid back for BR-1005."
 
 
-def test_refused_twice_then_a_person(assistant):
+def test_a_third_refusal_becomes_a_person(assistant):
     done = talk_to(assistant, "What is on Mars?", "What is on Venus?", "What is on Io?", "What is the bonus?")
     assert [each["state"] for each in done] == ["bot", "bot", "waiting", "waiting"]
     assert "colleague" in done[0]["response"] and done[2]["response"] == NOTICES["en"] and done[3]["response"] == ""
-    assert len(assistant.base.asked) == 2
+    assert len(assistant.base.asked) == 3
+
+
+def test_after_two_refusals_the_third_question_is_looked_up(assistant):
+    done = talk_to(assistant, "What is on Mars?", "What is on Venus?", "What is the bonus?", "What is on Io?")
+    assert [each["state"] for each in done] == ["bot"] * 4 and done[2]["response"] == "The bonus is 4 %."
+
+
+@pytest.mark.parametrize("ask, word, question, answer", [
+    ("Can I talk to a person?", "bot", "What is the bonus?", "4 %"), ("转人工", "机器人", "奖金是多少？", "4 %")])  # fmt: skip
+def test_whoever_waits_for_a_person_can_go_back_to_the_bot(assistant, ask, word, question, answer):
+    done = talk_to(assistant, ask, question, word, question)
+    assert word in done[0]["response"] and [each["state"] for each in done] == ["waiting", "waiting", "bot", "bot"]
+    assert done[1]["response"] == "" and done[2]["response"] and answer in done[3]["response"]
+    there = talk_to(assistant, ask)[0]["conversation"]
+    desk = Desk(assistant.history.engine)
+    assert desk.take(there, "eva")
+    assert talk_to(assistant, word, conversation=there)[0]["state"] == "person"  # with a person it's the person who closes
+
+
+@pytest.mark.parametrize("question, words", [("What is on Mars?", ["colleague? Write: agent", "The nearest passage: pay.md › Pay › Bonus."]),
+                                             ("火星上有什么？", ["请回复：人工", "最接近的段落：pay.md › Pay › Bonus。"])])
+def test_a_refusal_says_what_came_nearest(assistant, question, words):
+    from llmguide.enterprise.assistant import as_text
+
+    done = talk_to(assistant, question)[0]
+    assert done["nearest"][0]["source"] == "a/pay.md" and "Write" not in done["response"] and "请回复" not in done["response"]
+    assert all(each in as_text(done) for each in words)
+
+
+def test_the_samples_of_another_clone_give_way(tmp_path):
+    from llmguide.enterprise.assistant import add_in_step
+    from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
+
+    folders = [tmp_path / clone / "data" / "handbooks" for clone in ("one", "two")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "remote.md").write_text("# Remote work\n\nYou may work from home on two days a week.\n")
+    (tmp_path / "own.md").write_text("# Parking\n\nA parking space costs ninety euros.\n")
+    base = EnterpriseKnowledgeBase(store=tmp_path / "store")
+    base.add([tmp_path / "own.md"])
+    for folder in folders: add_in_step(base, folder)
+    assert [each["source"] for each in base.list()] == [str(tmp_path / "own.md"), str(folders[1] / "remote.md")]
+    base.close()
 
 
 def test_a_person_takes_over_while_the_bot_thinks(assistant):

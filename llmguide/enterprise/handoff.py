@@ -23,8 +23,8 @@ handoff_table = Table(
     "handoffs", tables, Column("conversation", ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
     Column("user", String(200), nullable=False, index=True), Column("time", Float, nullable=False),
     Column("state", String(8), nullable=False), Column("agent", String(200)), Column("reason", String(40)))
-NOTICES = {"en": "I have asked a colleague to take over. Someone will answer you here; I stay silent until then.",
-           "zh": "已为您转接人工同事，稍后会有人在这里回复您，在此之前我不再作答。"}
+NOTICES = {"en": "I have asked a colleague to take over. Someone will answer you here; I stay silent until then. To go on with me, write: bot",
+           "zh": "已为您转接人工同事，稍后会有人在这里回复您，在此之前我不再作答。如想继续由我回答，请回复：机器人"}
 
 # %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c09
 def _row(database, conversation: str) -> tuple[str, str | None]:
@@ -93,6 +93,18 @@ def request(
         known = message_table.c
         last = select(known.text).where(known.conversation == conversation, known.role == "user").order_by(known.id.desc()).limit(1)
         return write_message(database, conversation, "assistant", NOTICES[language_of(database.execute(last).scalar() or "")])
+
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c11b
+@patch
+def withdraw(
+    self: HandOff,
+    conversation: str,
+    user: str,  # whose conversation it must be
+) -> bool:
+    "Take the request for a person back while nobody has come; False where none waits."
+    with self.engine.begin() as database:
+        hold(database, conversation, user)
+        return _row(database, conversation)[0] == "waiting" and _move(database, conversation, "close")
 
 # %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13
 class Desk:
@@ -163,14 +175,14 @@ _ANGRY = re.compile(
     r"\b(?:ridiculous|useless|stupid|idiot(?:ic)?|fed up|sick of (?:this|you)|unacceptable|waste of (?:my )?time|furious|"
     r"worst (?:service|bot)|terrible service|i(?:'ll| will) (?:complain|sue)|wtf|damn)\b|"
     "垃圾|废物|气死|太差劲|忍无可忍|什么破|骗子|浪费时间|我要投诉|智障|没用的(?:东西|机器人)", re.IGNORECASE)
-MOST_REFUSALS = 2  # in a row; a bot that has refused twice has nothing new to say
+MOST_REFUSALS = 2  # in a row; in place of one more, a person is asked
 
 
 def wants_person(
     text: str,  # of a user
-    refusals: int = 0,  # answers in a row that were refused before
+    refusals: int = 0,  # refusals in a row, with the one to this message
 ) -> str | None:
     "Why a person should take over: asked, angry or refused; None: no reason."
     if _ASKED.search(text) and not _DECLINED.search(text): return "asked"
     if _ANGRY.search(text): return "angry"
-    return "refused" if refusals >= MOST_REFUSALS else None
+    return "refused" if refusals > MOST_REFUSALS else None
