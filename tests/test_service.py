@@ -6,10 +6,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -82,7 +84,9 @@ def company(tmp_path_factory):
     (home / "handbooks").mkdir()
     (home / "handbooks" / "remote.md").write_text(HANDBOOK)
     open_logs(level="error")
-    app = create_app(ServiceSettings(service_dir=home, handbooks=home / "handbooks", rate=1e6, burst=10**6))
+    settings = ServiceSettings(service_dir=home, handbooks=home / "handbooks", rate=1e6, burst=10**6,
+                               tools="llmguide.enterprise.orders:sample_tools")
+    app = create_app(settings)
     keys = app.state.parts.keys
     made = {"ann": keys.create("ann", ["reader", "editor", "agent", "admin"]), "ben": keys.create("ben", ["reader", "editor"])}
     app.state.parts.forget_keys()
@@ -264,6 +268,40 @@ def test_a_changed_audit_log_is_seen_in_the_metrics(home):
 
     assert asyncio.run(watch()) == [0, 1]
     audit_broken.set(0)
+
+
+def test_a_refund_is_paid_once_and_only_after_its_users_yes(company):
+    ann, ben = company["ann"], company["ben"]
+    paid = lambda: [*sqlite3.connect(company["app"].state.parts.settings.service_dir / "orders.sqlite").execute("SELECT * FROM refunds")]  # noqa: E731
+    assert "cancelled" in chat(ann, "ann", "Where is BR-1001?").json()["response"]
+    said = chat(ann, "ann", "Please refund 50 EUR for BR-1001").json()
+    assert said["confirm"]["text"] == said["response"] and "confirm" in said["response"] and paid() == []
+    decide = lambda client, accept: client.post(f"/api/confirm/{said['pending']}", json={"accept": accept})  # noqa: E731
+    assert decide(ben, True).status_code == decide(ben, False).status_code == 404 and paid() == []
+    with ThreadPoolExecutor(8) as threads: replies = [*threads.map(lambda _: decide(ann, True).status_code, range(8))]
+    assert sorted(replies) == [200] + [404] * 7 and paid() == [("BR-1001", 50, "ann")]
+    again = chat(ann, "ann", "Please refund 50 EUR for BR-1001").json()
+    assert "from the cache" not in again["trace"] and decide(ann, True).status_code == 404
+    chat(ann, "ann", "no", conversation=again["conversation"])
+    assert ann.post(f"/api/confirm/{again['pending']}", json={"accept": True}).status_code == 404
+
+
+def test_everything_of_a_user_can_be_erased(company):
+    ann, parts = company["ann"], company["app"].state.parts
+    key = parts.keys.create("eve", ["reader", "editor"])
+    eve = httpx.Client(base_url=ann.base_url, headers={"authorization": f"Bearer {key}"}, timeout=30)
+    upload(eve, "diary.md", "# Diary\n\nEve hid the silver key under the third stone.", readers=["everyone"])
+    said = chat(eve, "eve", "Where did Eve hide the silver key?").json()
+    assert "third stone" in said["response"]
+    assert eve.post("/api/feedback", json={"message_id": said["message_id"], "rating": "up"}).status_code == 200
+    assert "third stone" in chat(ann, "ann", "Where did Eve hide the silver key?").text
+    assert company["ben"].delete("/api/users/eve").status_code == 403
+    rows = ann.delete("/api/users/eve").json()["rows"]
+    assert (rows["documents"], rows["messages"], rows["conversations"], rows["feedback"], rows["jobs"]) == (1, 2, 1, 1, 1)
+    assert eve.get("/api/me").status_code == 401 and not list(parts.settings.service_dir.glob("documents/eve/*"))
+    assert "third stone" not in chat(ann, "ann", "Where did Eve hide the silver key?").text + ann.get("/api/feedback").text
+    assert "user erased" in ann.get("/api/audit").text
+    assert set(ann.delete("/api/users/nobody%2Fat%20all").json()["rows"].values()) == {0}
 
 
 def test_a_line_that_is_full_says_when_to_come_back(company):

@@ -57,7 +57,8 @@ def company(tmp_path_factory, postgres, nginx):
                      "DATABASE_URL": database, "STORE": store, "REDIS_URL": f"redis://127.0.0.1:{redis}/0",
                      "CACHE_DIR": str(home / "cache"), "MODELS_DIR": str(get_settings().models_dir)}
         service = subprocess.Popen([sys.executable, "-m", "llmguide.cli", "serve"], stdout=subprocess.DEVNULL,
-                                   stderr=(home / "log").open("w"), env=os.environ | {f"LLMGUIDE_{name}": value for name, value in variables.items()})
+                                   stderr=(home / "log").open("w"),
+                                   env=os.environ | {f"LLMGUIDE_{name}": value for name, value in variables.items()})
         try:
             until_it_answers(f"http://127.0.0.1:{port}", "/health")
             while httpx.get(f"http://127.0.0.1:{port}/health").json()["status"] != "ok": time.sleep(0.1)

@@ -37,7 +37,8 @@ def service(tmp_path_factory):
     for name, text in HANDBOOK.items():
         (home / "handbook").mkdir(exist_ok=True)
         (home / "handbook" / name).write_text(text, encoding="utf-8")
-    app = create_app(ServiceSettings(service_dir=home, handbooks=home / "handbook", port=0, rate=1000, burst=1000))
+    app = create_app(ServiceSettings(service_dir=home, handbooks=home / "handbook", port=0, rate=1000, burst=1000,
+                                     tools="llmguide.enterprise.orders:sample_tools"))
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, ws="none", log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -387,6 +388,15 @@ def test_a_tool_asks_before_it_acts(visit):
     answer.get_by_role("button", name="Yes, do it").click()
     answer.get_by_text("Order 4711.").wait_for()
     assert sent == [{"accept": True}]
+
+
+@needs_chromium
+def test_a_real_tool_asks_and_says_what_became_of_it(visit):
+    page = visit()
+    answer = ask(page, "Please refund 50 EUR for BR-1001")
+    assert "Pay 50.0 EUR back for order BR-1001?" in answer.locator(".ask").inner_text()
+    answer.get_by_role("button", name="Yes, do it").click()
+    answer.get_by_text("Nothing was paid: BR-1001 isn't yours").wait_for()  # it is Ann's
 
 
 @needs_chromium

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['router', 'Reviewer', 'Agent', 'Name', 'Administrator', 'FeedbackRequest', 'give_feedback', 'list_feedback',
            'approve_feedback', 'export_feedback', 'HandOffRequest', 'PersonReply', 'request_person', 'handoffs', 'take',
-           'reply', 'close', 'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'audit']
+           'reply', 'close', 'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'erase_user', 'audit']
 
 # %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c02
 import asyncio
@@ -20,6 +20,7 @@ from .door import PROBLEMS, Asker, StrictRoute, must
 from .errors import ServiceError
 from .feedback import evaluation_rows, judged, training_rows
 from .parts import Parts
+from .uploads import user_folder
 from .withdrawn import withdraw
 
 # %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c04
@@ -166,6 +167,16 @@ async def revoke_key(request: Request, asker: Administrator, id: Annotated[str, 
     parts.forget_keys()
     await parts.note("key revoked", asker, key=id)
     return {"revoked": id}
+
+
+@router.delete("/api/users/{user:path}", tags=["keys"])
+async def erase_user(request: Request, asker: Administrator, user: Name) -> dict:
+    "Delete everything of a user: keys, conversations, judgements, uploads. The audit log keeps only that it was done."
+    parts = _parts(request)
+    gone = await parts.engine.erase_user(user, str(user_folder(parts.settings.service_dir / "documents", user)))
+    parts.forget_keys()
+    await parts.note("user erased", asker, subject=parts.audit.fingerprint(user), rows=gone)
+    return {"erased": user, "rows": gone}
 
 
 @router.get("/api/audit", tags=["service"])

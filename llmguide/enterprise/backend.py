@@ -27,8 +27,9 @@ from .jobs import JobRunner, unfinished
 from .line import Line
 from .metrics import errors
 from .named import NamedBase, handbooks_of, names_of, watched_passages, watched_question
-from .retention import sweep
+from .retention import erase, sweep
 from .tools import confirm as confirm_tool
+from .tools import load_tools
 from .watched import Questions, Refusals, WatchedBase, WatchedChat
 from .withdrawn import CurrentDocuments, overwrite_withdrawn
 from ..passages import EVERYONE
@@ -64,7 +65,8 @@ def _open(self: AnswerEngine, report: Callable) -> None:
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
     self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
     self.named = NamedBase(self.base, self.names, self.current)
-    self.assistant = Assistant(self.named, History(self.database), guard=watched_question, intent=self._intent)
+    tools = load_tools(self.settings.tools, self.settings.service_dir)
+    self.assistant = Assistant(self.named, History(self.database), tools, guard=watched_question, intent=self._intent)
     self.questions, self.refusals = Questions(self.base.encoder), Refusals()
     self.jobs = JobRunner(self.database, self._add)
     self.jobs.start()
@@ -286,8 +288,27 @@ async def delete(
     try: gone = await self.line.call(self.base.delete_document, path)
     except RuntimeError: raise ServiceError(503, "documents are being written just now", "try again in a minute", wait=30) from None
     if Path(path).is_relative_to(self.settings.service_dir / "documents"): Path(path).unlink(missing_ok=True)
+    await self._overwrite()
+    return gone
+
+
+@patch
+async def _overwrite(self: AnswerEngine) -> None:
+    "Let no old answer quote what was deleted."
     try: await asyncio.to_thread(overwrite_withdrawn, self.database, self.current)
     except TimeoutError: logging.getLogger(__name__).exception("old answers are hidden, but still in the database's log file")
+
+
+@patch
+async def erase_user(
+    self: AnswerEngine,
+    user: str,
+    folder: str,  # of the user's uploads
+) -> dict[str, int]:
+    "Delete every row and document of a user; returns how many of each kind."
+    try: gone = await self.line.call(erase, self.database, user, self.base, folder)
+    except RuntimeError: raise ServiceError(503, "documents are being written just now", "try again in a minute", wait=30) from None
+    await self._overwrite()
     return gone
 
 

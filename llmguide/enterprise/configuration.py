@@ -31,6 +31,7 @@ class ServiceSettings(BaseSettings):
     base_url: str | None = None  # an OpenAI-compatible server that has the model; None: in this process
     api_key: SecretStr | None = None  # of that server
     model_sees: Literal["nothing", "masked", "all"] | None = None  # of questions and passages; None: all in the house, nothing outside
+    tools: str = ""  # module:function that gives the assistant's tools, see load_tools; empty: none
     at_work: int = Field(2, ge=1, le=256)  # questions that are worked on at once
     waiting: int = Field(64, ge=0, le=10_000)  # questions that may wait; the next one is told to come back
     seconds: float = Field(60, gt=0)  # that an answer may take

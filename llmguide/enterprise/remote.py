@@ -21,7 +21,7 @@ from .errors import ServiceError, as_service_error
 from .named import names_of
 
 # %% ../../nbs/4_enterprise/09_0_remote.ipynb #c05
-CALLS = ("confirm", "embed", "documents", "passage", "delete", "health", "wake")
+CALLS = ("confirm", "embed", "documents", "passage", "delete", "erase_user", "health", "wake")
 STREAMS = ("answer", "reply", "generate")
 
 
@@ -151,6 +151,12 @@ async def passage(self: EngineClient, source: str, start: int, end: int, readers
 async def delete(self: EngineClient, source: str, readers=None) -> int:
     "See AnswerEngine."
     return await self._call("delete", source=source, readers=readers)
+
+
+@patch
+async def erase_user(self: EngineClient, user: str, folder: str) -> dict[str, int]:
+    "See AnswerEngine."
+    return await self._call("erase_user", user=user, folder=folder)
 
 
 @patch
