@@ -10,6 +10,7 @@ import posixpath
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,9 @@ def lab(*arguments):
 
 def serve(*arguments):
     """open the assistant with its chat page at http://127.0.0.1:8000"""
-    return call(PROGRAMS / "llmguide", "serve", *arguments, check=False)
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the service, which ends in good order
+    code = call(PROGRAMS / "llmguide", "serve", *arguments, check=False)
+    return 0 if code in (130, -signal.SIGINT) else code
 
 
 def evidence(*arguments):

@@ -53,8 +53,10 @@ def keys_create(
     days: Annotated[float, typer.Option(help="Until it expires.")] = 90,
     as_json: AsJson = False,
 ):
-    "Make a key. It is shown this once; the database keeps only a hash."
-    key = _key_store().create(user, _names(roles), _names(groups), days)
+    "Make a key; the first is an administrator's. It is shown this once; the database keeps only a hash."
+    store = _key_store()
+    store.check_first(_names(roles))
+    key = store.create(user, _names(roles), _names(groups), days)
     if as_json: show({"id": key.id, "key": str(key)}, True, (), [])
     else: print(key)
 

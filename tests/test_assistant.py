@@ -155,8 +155,9 @@ def test_whoever_waits_for_a_person_can_go_back_to_the_bot(assistant, ask, word,
     assert talk_to(assistant, word, conversation=there)[0]["state"] == "person"  # with a person it's the person who closes
 
 
-@pytest.mark.parametrize("question, words", [("What is on Mars?", ["colleague? Write: agent", "The nearest passage: pay.md › Pay › Bonus."]),
-                                             ("火星上有什么？", ["请回复：人工", "最接近的段落：pay.md › Pay › Bonus。"])])
+@pytest.mark.parametrize("question, words", [
+    ("What is on Mars?", ["colleague? Write: agent", "The nearest passage: pay.md › Pay › Bonus."]),
+    ("火星上有什么？", ["请回复：人工", "最接近的段落：pay.md › Pay › Bonus。"])])  # fmt: skip
 def test_a_refusal_says_what_came_nearest(assistant, question, words):
     from llmguide.enterprise.assistant import as_text
 

@@ -22,6 +22,9 @@ from sqlalchemy.exc import OperationalError
 
 from llmguide.chat import ScriptedChat
 from llmguide.enterprise.configuration import ServiceSettings
+from llmguide.enterprise.database import open_database
+from llmguide.enterprise.jobs import JobRunner, add_job, get_job
+from llmguide.enterprise.ledger import StoreBusy
 from llmguide.enterprise.metrics import audit_broken, registry
 from llmguide.enterprise.parts import LOCAL, Parts
 from llmguide.enterprise.service import create_app
@@ -304,6 +307,63 @@ def test_everything_of_a_user_can_be_erased(company):
     assert set(ann.delete("/api/users/nobody%2Fat%20all").json()["rows"].values()) == {0}
 
 
+def test_a_conversation_that_waits_for_a_person(company):
+    ben, ann = company["ben"], company["ann"]
+    there = chat(ben, "ben", "Can I talk to a person?").json()["conversation"]
+    reply = chat(ben, "ben", conversation=there)
+    assert (reply.status_code, reply.json()["response"], reply.json()["state"]) == (200, "", "waiting")
+    close = lambda client, conversation=there: client.post(f"/api/handoff/{conversation}/close")  # noqa: E731
+    assert close(company["nobody"]).status_code == 401 and close(ben).json()["state"] == "bot" and close(ben).status_code == 409
+    assert "two days" in chat(ben, "ben", conversation=there).json()["response"]
+    hers = chat(ann, "ann", "Can I talk to a person?").json()["conversation"]
+    assert close(ben, hers).status_code == 404
+    ben.post("/api/handoff", json={"conversation": there})
+    assert ann.post(f"/api/handoff/{there}/take").status_code == 200 and close(ben).status_code == 409  # a person has come
+    assert close(ann).status_code == 200 and close(ann, hers).status_code == 200
+
+
+def test_a_refusal_shows_the_nearest_passages_also_from_the_cache(company):
+    ann = company["ann"]
+    for fresh in (True, False):
+        said = chat(ann, "ann", "Who won the football world cup in 1974?").json()
+        assert said["refused"] and ("from the cache" in said["trace"]) != fresh
+        first = said["nearest"][0]
+        passage = ann.get(first["passage"]).json()
+        assert 0 < len(first["text"]) <= 300 and passage["text"].startswith(first["text"]) and first["source"] == passage["source"]
+    assert chat(ann, "ann").json()["nearest"] == []
+
+
+def test_a_refusal_is_known_as_one_later_and_a_changed_judgement_is_not_approved(company):
+    ann = company["ann"]
+    said = chat(ann, "ann", "Who won the football world cup in 1974?").json()
+    kept = ann.get(f"/api/conversations/{said['conversation']}").json()["messages"]
+    assert said["refused"] and [each["refused"] for each in kept] == [False, True]
+    judge = lambda rating: ann.post("/api/feedback", json={"message_id": said["message_id"], "rating": rating})  # noqa: E731
+    judge("up")
+    seen = next(each for each in ann.get("/api/feedback").json()["feedback"] if each["id"] == said["message_id"])["time"]
+    judge("down")
+    approve = lambda body: ann.post(f"/api/feedback/{said['message_id']}/approve", json=body).status_code  # noqa: E731
+    assert [approve({"seen": seen}), approve({})] == [404, 200]
+
+
+def test_a_job_waits_for_another_writer_and_fails_for_other_reasons(home):
+    engine, tries = open_database(f"sqlite:///{home}/jobs.sqlite"), []
+
+    def add(paths, readers, user):
+        tries.append(user)
+        if user == "ann": raise RuntimeError("no writer, something else")
+        if len(tries) < 3: raise StoreBusy("another process writes")
+        return {}
+
+    runner = JobRunner(engine, add, pause=0.02)
+    jobs = {user: add_job(engine, user, [Path("a.md")]) for user in ("ben", "ann")}
+    runner.start()
+    ended = lambda user: get_job(engine, jobs[user], user)["status"]  # noqa: E731
+    while ended("ann") in ("waiting", "running"): time.sleep(0.02)
+    runner.stop()
+    assert (ended("ben"), ended("ann"), tries) == ("done", "failed", ["ben", "ben", "ben", "ann"])
+
+
 def test_a_line_that_is_full_says_when_to_come_back(company):
     app, ann = company["app"], company["ann"]
     engine = app.state.parts.engine
@@ -390,6 +450,45 @@ def test_a_killed_service_finishes_the_job_after_its_restart(home):
     finally:
         service.send_signal(signal.SIGTERM)
         assert service.wait(20) in (0, -signal.SIGTERM)
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_a_taken_port_is_said_at_once(home, options):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        service = start(home, other.getsockname()[1], *options)
+        _, said = service.communicate(timeout=60)
+    assert service.returncode == 2 and "--port" in said and said.count("\n") == 1
+    assert not (home / "knowledge_base").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs Unix")
+def test_with_two_workers_health_waits_for_the_models_and_a_killed_parent_takes_all_along(home):
+    import psutil
+
+    port = free_port()
+    address, service, seen = f"http://127.0.0.1:{port}", start(home, port, "--workers", "2"), set()
+    end = time.monotonic() + 90
+    while (200, "ok") not in seen and time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            reply = httpx.get(f"{address}/health")
+            seen.add((reply.status_code, reply.json()["status"]))
+        time.sleep(0.05)
+    children = psutil.Process(service.pid).children(recursive=True)
+    service.kill()
+    service.wait()
+    _, alive = psutil.wait_procs(children, 20)
+    for each in alive: each.kill()
+    assert seen <= {(503, "starting"), (200, "ok")} and (200, "ok") in seen and len(children) >= 3 and alive == []
+    socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_the_first_key_is_an_administrators(tmp_path):
+    environment = os.environ | {"LLMGUIDE_SERVICE_DIR": str(tmp_path)}
+    create = lambda *words: subprocess.run([sys.executable, "-m", "llmguide.cli", "keys", "create", *words], env=environment,  # noqa: E731
+                                           capture_output=True, text=True)  # fmt: skip
+    refused = create("bob", "--roles", "reader")
+    assert refused.returncode == 2 and "--roles admin" in refused.stderr and refused.stderr.count("\n") == 1
+    assert create("ann", "--roles", "admin").returncode == 0 and create("bob").returncode == 0
 
 
 def test_it_does_not_start_open_where_others_can_reach_it(home):

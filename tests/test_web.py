@@ -152,6 +152,40 @@ def test_a_refusal_is_plain_and_offers_a_person(visit):
     box = answer.locator(".refused")
     assert box.is_visible() and box.get_by_role("button", name="Ask a person").is_visible()
     assert answer.get_by_role("heading", name="Sources").count() == 0
+    assert "Write" not in box.inner_text() and box.get_by_role("heading", name="Not sure enough to answer").is_visible()
+    text = box.locator(".place .excerpt").first.inner_text()
+    box.locator("button.place").first.click()
+    page.locator("#panel mark").wait_for()
+    assert len(text) > 10 and text[:30] in page.locator("#panel mark").inner_text()
+
+
+@needs_chromium
+def test_quotes_of_one_section_are_one_card(visit):
+    page = visit()
+    place = {"source": "travel.md", "page": None, "headings": ["Travel", "Flights"], "quote": "a", "start": 0, "end": 1}
+    places = [place, place | {"quote": "b", "start": 2, "end": 3}, place | {"headings": ["Travel"]}]
+    stand_in(page, response="a b c", message_id="1", sources=places)
+    assert ask(page, "Which class?").locator(".place").count() == 2
+
+
+@needs_chromium
+def test_whoever_waits_for_a_person_can_go_on_with_the_assistant(visit):
+    page = visit()
+    ask(page, "Who won the football world cup in 1974?").get_by_role("button", name="Ask a person").click()
+    page.get_by_role("button", name="Go on with the assistant").click()
+    page.locator("#handoff").wait_for(state="hidden")
+    assert "two days" in ask(page, "How many days a week may I work from home?").inner_text()
+
+
+@needs_chromium
+def test_a_reader_sees_why_the_administration_is_empty(visit):
+    page = visit()
+    page.route("**/api/me", lambda route: route.fulfill(json={"user": "ben", "roles": ["reader"], "open": False}))
+    for view, words in (("admin", "Only for administrators."), ("requests", "Only for people who answer requests.")):
+        page.goto(page.url.split("#")[0] + f"#/{view}")
+        page.reload()
+        page.get_by_text(words).wait_for()
+        assert page.locator(f"#view-{view} :is(form, h2, ul):visible").count() == 0 and page.locator("#notice .notice").count() == 0
 
 
 @needs_chromium
@@ -249,6 +283,10 @@ def test_on_a_phone_nothing_sticks_out_and_the_menu_opens_and_closes(visit):
         page.goto(page.url.split("#")[0] + path)
         page.locator("h1:focus").wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+    page.route("**/api/documents", lambda route: route.fulfill(status=500, json={"error": {"message": "No.", "remedy": "Wait."}}))
+    page.goto(page.url.split("#")[0] + "#/documents")
+    close = page.locator("#notice .notice .icon").bounding_box()
+    assert close["y"] < page.locator("#notice .notice > span").bounding_box()["y"] + 60  # beside the words, not below them
 
 
 LOOK = (Path(__file__).parent / "look_at_page.js").read_text(encoding="utf-8").partition("\n")[2]  # names, landmarks, contrast
@@ -368,6 +406,7 @@ def test_uploaded_files_are_answered_from_and_can_be_deleted(visit):
     row.get_by_role("button").click()
     page.click("#sure-yes")
     row.wait_for(state="detached")
+    assert page.locator("#jobs li", has_text="Parking").count() == 0  # the card of the upload doesn't say ready any more
     assert page.evaluate("window.hacked") is None
 
 

@@ -112,6 +112,16 @@ class KeyStore:
 
 # %% ../../nbs/4_enterprise/06_access.ipynb #c25
 @patch
+def check_first(
+    self: KeyStore,
+    roles: Iterable[str],
+) -> None:
+    "Raise ValueError where there is no key yet and these roles aren't an administrator's: with that key everybody would be locked out."
+    if "admin" in roles or self.list(): return
+    raise ValueError("the first key closes the service, so it must be an administrator's:  llmguide keys create NAME --roles admin")
+
+
+@patch
 def create(
     self: KeyStore,
     user: str,  # whose key it is; one user may have several

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['router', 'Reviewer', 'Agent', 'Name', 'Administrator', 'FeedbackRequest', 'give_feedback', 'list_feedback',
-           'approve_feedback', 'export_feedback', 'HandOffRequest', 'PersonReply', 'request_person', 'handoffs', 'take',
-           'reply', 'close', 'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'erase_user', 'audit']
+           'Approval', 'approve_feedback', 'export_feedback', 'HandOffRequest', 'PersonReply', 'request_person',
+           'handoffs', 'take', 'reply', 'close', 'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'erase_user',
+           'audit']
 
 # %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c02
 import asyncio
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from .access import Principal
+from .access import Principal, allows
 from .ask import Id, not_yours
 from .door import PROBLEMS, Asker, StrictRoute, must
 from .errors import ServiceError
@@ -60,10 +61,16 @@ async def list_feedback(request: Request, asker: Reviewer) -> dict:
     return {"feedback": await asyncio.to_thread(_judged, _parts(request))}
 
 
+class Approval(BaseModel):
+    "Which judgement was looked at."
+    seen: float | None = Field(None, description="Its time in the list; if it has changed since, it is not approved.")
+
+
 @router.post("/api/feedback/{message_id}/approve", tags=["feedback"])
-async def approve_feedback(request: Request, asker: Reviewer, message_id: Id) -> dict:
+async def approve_feedback(request: Request, asker: Reviewer, message_id: Id, body: Approval | None = None) -> dict:
     "Let a judgement become a training row."
-    with not_yours("feedback"): await asyncio.to_thread(_parts(request).feedback.approve, message_id, asker.user)
+    seen = body and body.seen
+    with not_yours("feedback"): await asyncio.to_thread(_parts(request).feedback.approve, message_id, asker.user, seen)
     return {"message_id": message_id, "approved_by": asker.user}
 
 
@@ -120,9 +127,11 @@ async def reply(request: Request, asker: Agent, conversation: Id, body: PersonRe
 
 
 @router.post("/api/handoff/{conversation}/close", tags=["people"])
-async def close(request: Request, asker: Agent, conversation: Id) -> dict:
-    "Give a conversation back to the bot."
-    with not_yours("conversation"): done = await asyncio.to_thread(_parts(request).desk.close, conversation, asker.user)
+async def close(request: Request, asker: Asker, conversation: Id) -> dict:
+    "Give a conversation back to the bot; whoever is no agent can take back a request of their own that still waits."
+    parts = _parts(request)
+    end = parts.desk.close if allows(asker, "answer_people") else parts.handoff.withdraw
+    with not_yours("conversation"): done = await asyncio.to_thread(end, conversation, asker.user)
     if not done: raise ServiceError(409, "another person has this conversation, or the bot", "look at the list again")
     return {"conversation": conversation, "state": "bot"}
 
@@ -151,6 +160,8 @@ async def list_keys(request: Request, asker: Administrator) -> dict:
 async def create_key(request: Request, asker: Administrator, body: KeyRequest) -> dict:
     "Make a key; it is shown this once."
     parts = _parts(request)
+    try: await asyncio.to_thread(parts.keys.check_first, body.roles)
+    except ValueError as problem: raise ServiceError(409, str(problem), "make an administrator's key first") from None
     try: key = await asyncio.to_thread(parts.keys.create, body.user, body.roles, body.groups, body.days)
     except ValueError as problem: raise ServiceError(409, str(problem), "choose another name") from None
     parts.forget_keys()

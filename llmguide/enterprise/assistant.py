@@ -122,7 +122,8 @@ def _ask_documents(self: Assistant, turn: Turn) -> Said:
     if not found["refused"]: return Said(found["answer"], tuple(found["sources"]), trace=(f"documents: {found['reason']}",))
     gap = "" if turn.language == "zh" else " "
     trace, nearest = (f"documents: {found['reason']}",), tuple(found["nearest"])
-    if reason := wants_person("", _refusals(turn) + 1): return Said("", hand_over=reason, trace=(*trace, f"a person: {reason}"), nearest=nearest)
+    reason = wants_person(turn.text, _refusals(turn) + 1)
+    if reason: return Said("", hand_over=reason, trace=(*trace, f"a person: {reason}"), nearest=nearest)
     return Said(f"{REFUSALS[turn.language]}{gap}{PHRASES[turn.language]['offer']}", refused=True, trace=trace, nearest=nearest)
 
 # %% ../../nbs/4_enterprise/08_assistant.ipynb #c17

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .assistant import Assistant
+from .assistant import Assistant, add_in_step
 from .confidential import ConfidentialChat, NotToBeSeen, model_sees, shareable_passages
 from .configuration import ServiceSettings
 from .database import open_database
@@ -61,7 +61,8 @@ def _open(self: AnswerEngine, report: Callable) -> None:
     if self.chat is None and (self.settings.model or self.settings.base_url): self.chat = _connect(self.settings)
     if self.base is None:
         self.base = WatchedBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
-        if self.handbooks: self.base.add([self.handbooks], sync=True, report=report)
+        if self.settings.handbooks: self.base.add([self.handbooks], sync=True, report=report)
+        elif self.handbooks: add_in_step(self.base, self.handbooks, report)
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
     self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
     self.named = NamedBase(self.base, self.names, self.current)

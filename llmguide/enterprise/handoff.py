@@ -23,7 +23,8 @@ handoff_table = Table(
     "handoffs", tables, Column("conversation", ForeignKey("conversations.id", ondelete="CASCADE"), primary_key=True),
     Column("user", String(200), nullable=False, index=True), Column("time", Float, nullable=False),
     Column("state", String(8), nullable=False), Column("agent", String(200)), Column("reason", String(40)))
-NOTICES = {"en": "I have asked a colleague to take over. Someone will answer you here; I stay silent until then. To go on with me, write: bot",
+NOTICES = {"en": "I have asked a colleague to take over. Someone will answer you here; I stay silent until then. "
+                 "To go on with me, write: bot",
            "zh": "已为您转接人工同事，稍后会有人在这里回复您，在此之前我不再作答。如想继续由我回答，请回复：机器人"}
 
 # %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c09

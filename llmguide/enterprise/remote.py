@@ -76,7 +76,7 @@ class EngineClient:
         address: str,  # path of a Unix socket, or http://127.0.0.1:PORT
         token: str,
     ):
-        self.names, self.started = names_of(settings), True
+        self.names, self.started = names_of(settings), False  # started: it has answered once
         is_url = address.startswith("http")
         transport = httpx.AsyncHTTPTransport(uds=None if is_url else address, limits=httpx.Limits(max_connections=None))
         self._http = httpx.AsyncClient(transport=transport, base_url=address if is_url else "http://engine", headers={"x-token": token},
@@ -94,6 +94,7 @@ async def _call(self: EngineClient, name: str, **arguments):
     try: reply = await self._http.post(f"/call/{name}", json=arguments)
     except httpx.TimeoutException: raise as_service_error(TimeoutError()) from None
     except httpx.TransportError: raise GONE from None
+    self.started |= reply.status_code == 200
     if reply.status_code == 200: return reply.json()
     raise _error(reply.json(), reply.headers.get("retry-after"))
 

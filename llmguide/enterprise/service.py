@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from .. import __version__
 from .access import Principal, allows
 from .administration import router as administration_router
+from .answer import REFUSALS
 from .ask import ChatReply, ChatRequest, Id, Shortcut, as_sse, ask, not_yours
 from .configuration import ServiceSettings, get_service_settings
 from .door import PROBLEMS, Asker, StrictRoute, add_door
@@ -48,6 +49,7 @@ async def chat(request: Request, body: ChatRequest, asker: Asker):
     events = watch_answer(ask(_parts(request), asker, body))
     first = await anext(events)
     if body.stream: return StreamingResponse(as_sse(first, events), media_type="text/event-stream")
+    last = first  # the only event where a person has the conversation
     async for event in events: last = event
     return JSONResponse({name: value for name, value in last.items() if name != "event"})
 
@@ -75,7 +77,9 @@ def _conversation(parts: Parts, conversation: str, asker: Principal) -> dict:
     anybody = state != "bot" and allows(asker, "answer_people")
     found = parts.history.messages(conversation, None if anybody else asker.user)
     found = withdraw(found, parts.current, None if anybody else asker.readers)
-    for each in found: each["role"] = "person" if each["role"] == "agent" else each["role"]
+    for each in found:
+        each["refused"] = each["role"] == "assistant" and each["text"].startswith(tuple(REFUSALS.values()))
+        each["role"] = "person" if each["role"] == "agent" else each["role"]
     return {"conversation": conversation, "messages": found, "state": state}
 
 
@@ -100,8 +104,8 @@ async def confirm(request: Request, asker: Asker, id: Id, body: Decision) -> dic
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c10
 @router.get("/health", tags=["service"])
-async def health(request: Request) -> dict:
-    "Whether the service answers, and which of its parts don't work as they should."
+async def health(request: Request) -> JSONResponse:
+    "Which parts don't work as they should; 503 until the models are there, 200 from then on, also while something is degraded."
     parts = _parts(request)
     found = {"documents": None, "model": None}
     states = {"engine": "ok", "database": "ok", "limits": "ok" if parts.limiter.healthy else "local"}
@@ -110,8 +114,9 @@ async def health(request: Request) -> dict:
     try: await asyncio.wait_for(asyncio.to_thread(parts.check_database), 5)
     except Exception as problem: states["database"] = type(problem).__name__
     states |= found.pop("parts", {})
-    status = "ok" if set(states.values()) == {"ok"} else "degraded"
-    return {"status": status, "version": __version__, **found, "parts": states}
+    starting = states["engine"] != "ok" and not parts.engine.started
+    status = "starting" if starting else "ok" if set(states.values()) == {"ok"} else "degraded"
+    return JSONResponse({"status": status, "version": __version__, **found, "parts": states}, 503 if starting else 200)
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c11
 async def metrics() -> Response:
@@ -151,6 +156,7 @@ def docs_page(
     "The documentation as a page without scripts."
     items = "".join(_operation(path, method, one) for path, methods in spec["paths"].items() for method, one in methods.items())
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>llmguide API</title><link rel="stylesheet" href="/style.css">'
+    head += '<link rel="icon" href="/icon.svg">'
     return f'{head}<main><h1>llmguide API</h1><p><a href="/openapi.json">openapi.json</a></p>{items}</main></html>'
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c15

@@ -93,13 +93,13 @@ function feedbackRow(each) {
     each.comment ? make("div", { text: each.comment }) : null,
     each.correct ? make("div", { t: "correct_was", values: { text: each.correct } }) : null);
   const rating = each.rating === "up" ? { class: "tag good", t: "helpful" } : { class: "tag bad", t: "not_helpful" };
-  const button = make("button", { type: "button", t: "approve", onclick: () => approve(each.id) });
+  const button = make("button", { type: "button", t: "approve", onclick: () => approve(each) });
   const end = each.approved_by ? make("span", { class: "tag good", t: "approved" }) : make("div", { class: "actions" }, button);
   return make("li", {}, what, make("span", rating), end);
 }
 
-async function approve(id) {
-  if (await tried(() => call("POST", `/api/feedback/${encodeURIComponent(id)}/approve`))) await tried(feedback);
+async function approve({ id, time: seen }) {
+  if (await tried(() => call("POST", `/api/feedback/${encodeURIComponent(id)}/approve`, { seen }))) await tried(feedback);
 }
 
 async function audit() {

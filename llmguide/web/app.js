@@ -11,6 +11,8 @@ import { language, setLanguage, showAll, t } from "./words.js";
 
 const VIEWS = { chat: openChat, documents: openDocuments, requests: openRequests, admin: openAdmin };
 
+const NEEDED = { requests: "agent", admin: "admin" }; // who has another role sees why the page is empty
+
 // ---- who is here
 
 async function begin() {
@@ -76,9 +78,12 @@ async function route() {
   closePanel();
   leaveRequests();
   showView(view);
+  const role = NEEDED[view], refused = role && !may(role);
+  for (const part of $(`view-${view}`).children) if (role && part.tagName !== "H1") part.classList.toggle("kept-back", refused);
+  if (role) $(`${view}-only`).hidden = !refused;
   document.title = `${t(view)} · llmguide`;
   if (view !== "chat") $(`${view}-title`).focus();
-  await VIEWS[view](id && decodeURIComponent(id));
+  if (!refused) await VIEWS[view](id && decodeURIComponent(id));
   markConversation();
 }
 

@@ -107,7 +107,7 @@ function answerParts(reply, sources) {
 }
 
 function refusal(reply, sources) {
-  const near = reply.nearest?.length ? reply.nearest : sources;
+  const near = reply.nearest?.length ? reply.nearest : sources; // of an older conversation only its words are kept
   const box = make("div", { class: "refused" }, make("div", { class: "text", text: reply.response || t("refused") }));
   if (near.length) box.append(placeList("nearest", near));
   box.append(make("div", { class: "actions" }, personButton("primary")));
@@ -192,11 +192,21 @@ async function askPerson() {
   await look();
 }
 
+async function backToBot() { // nobody has come yet: the reader need not wait
+  await tried(() => call("POST", `/api/handoff/${encodeURIComponent(now.conversation)}/close`));
+  await look();
+  $("question").focus();
+}
+
+const HANDED = { bot: [], waiting: ["waiting"], person: ["person_has"] };
+
 function setState(state) {
   now.state = state;
   clearTimeout(now.poll);
   $("handoff").hidden = state === "bot";
-  $("handoff").replaceChildren(state === "bot" ? "" : make("span", { t: state === "person" ? "person_has" : "waiting" }));
+  const back = () => make("button", { type: "button", class: "link", t: "back_to_bot", onclick: backToBot });
+  if (state !== $("view-chat").dataset.state) $("handoff").replaceChildren(...HANDED[state].map((words) => make("span", { t: words })));
+  if (state === "waiting" && !$("handoff").querySelector("button")) $("handoff").append(" ", back());
   $("view-chat").dataset.state = state;
   if (state !== "bot") now.poll = setTimeout(look, POLL);
 }

@@ -36,6 +36,8 @@ function readers(names) {
 async function remove(name) {
   if (!(await sure("delete_document_sure", "delete", { name }))) return;
   await tried(() => call("DELETE", `/api/documents?${new URLSearchParams({ source: name })}`, undefined, { limit: 120 }));
+  for (const result of $("jobs").querySelectorAll("li[data-source]")) if (result.dataset.source === name) result.remove();
+  for (const job of $("jobs").querySelectorAll(".job.ended")) if (!job.querySelector("li")) job.remove();
   await openDocuments();
   $("documents-title").focus();
 }
@@ -83,7 +85,7 @@ function jobCard(files) {
     card.say(problem.name === "AbortError" ? "cancelled" : "read_failed");
     if (problem.name !== "AbortError") results.replaceChildren(make("li", {}, problemBox(problem, retry)));
   };
-  card.end = () => { bar.hidden = true; stop.replaceWith(close); };
+  card.end = () => { bar.hidden = true; stop.replaceWith(close); card.element.classList.add("ended"); };
   return card;
 }
 
@@ -103,7 +105,7 @@ const LOOKS = { indexed: { class: "tag good", t: "indexed" }, waiting: { class: 
 function fileResult({ source, status, reason }) {
   const tag = make("span", LOOKS[status] ?? { class: "tag bad", t: "not_indexed" });
   const words = make("span", status === "indexed" ? { class: "reason", t: "file_ok" } : { class: "reason", text: reason });
-  return make("li", {}, make("span", { text: source }), " ", tag, " ", words);
+  return make("li", { "data-source": source }, make("span", { text: source }), " ", tag, " ", words);
 }
 
 export function startDocuments() {

@@ -14,8 +14,14 @@ function place(page, headings) { // "page 3 · Travel › Flights"
   return parts.flatMap((part, index) => (index ? [" · ", part] : [part]));
 }
 
+// Several quotations of one section are one place: the card opens at the first.
+function bySection(sources) {
+  const section = (each) => JSON.stringify([each.source, each.page, each.headings]);
+  return [...new Map([...sources].reverse().map((each) => [section(each), each])).values()].reverse();
+}
+
 export function placeList(title, sources, openable = true) {
-  const items = sources.map((source, index) => make("li", {}, placeCard(source, index + 1, openable)));
+  const items = bySection(sources).map((source, index) => make("li", {}, placeCard(source, index + 1, openable)));
   return make("div", { class: "places" }, make("h3", { t: title }), make("ol", {}, ...items));
 }
 
@@ -24,6 +30,7 @@ function placeCard(source, number, openable) {
   const where = place(source.page, source.headings);
   const words = [make("span", { class: "number", text: String(number) }), make("span", { class: "name", text: name, title: source.source }),
     make("span", { class: "where" }, ...(where.length ? where : [String(source.quote ?? "").slice(0, 120)]))];
+  if (source.text) words.push(make("span", { class: "excerpt", text: flowing(source.text) }));
   if (!openable || !Number.isInteger(source.start)) return make("div", { class: "place" }, ...words);
   return make("button", { type: "button", class: "place", onclick: (event) => openPassage(source, event.currentTarget) }, ...words);
 }
