@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import JSON, Column, Float, Index, Integer, String, Table, Text, func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 from .database import create_tables, tables
 from .history import new_id
+from .ledger import StoreBusy
 
 # %% ../../nbs/4_enterprise/09_0_4_jobs.ipynb #c05
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -96,10 +98,10 @@ class JobRunner:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._news.clear()
-            try: found = self._next()
-            except Exception: found = logging.getLogger(__name__).exception("the jobs can't be read")
-            if found: self._do(found)
-            else: self._news.wait(self.pause)
+            try:
+                if found := self._next(): self._do(found)
+            except Exception: found = logging.getLogger(__name__).exception("the jobs can't be read or noted")
+            if not found: self._news.wait(self.pause)
 
     def _next(self) -> dict | None:
         "The oldest job that isn't finished."
@@ -130,7 +132,10 @@ def _do(runner: JobRunner, job: dict) -> None:
                 file |= {"status": "not indexed" if reason else "indexed", "reason": reason}
             if not _note(runner, job, files=job["files"], done=sum(each["status"] != WAITING for each in job["files"])): return
         _note(runner, job, status=DONE)
-    except RuntimeError: runner._stopping.wait(runner.pause)  # somebody else is writing: try again
+    except StoreBusy as problem:
+        logging.getLogger(__name__).warning("job %s waits: %s", job["id"], problem)
+        runner._stopping.wait(runner.pause)
+    except DBAPIError: raise  # what can't be noted now is done again
     except Exception as problem:
         logging.getLogger(__name__).exception("a job failed")
         _note(runner, job, status=FAILED, error=f"{type(problem).__name__}: {problem}"[:500])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INDEXED', 'OUTDATED', 'UNREAD', 'WRITING', 'DELETING', 'DELETED', 'INTERRUPTED', 'PATIENCE', 'Entry', 'Ledger',
-           'settle', 'only_writer', 'ledger_folder']
+           'settle', 'StoreBusy', 'only_writer', 'ledger_folder']
 
 # %% ../../nbs/4_enterprise/04_0_ledger.ipynb #c03
 import json
@@ -166,6 +166,10 @@ def settle(
 PATIENCE = 3.0  # seconds that a writer waits for another one before it gives up
 
 
+class StoreBusy(RuntimeError):
+    "Another process is writing the store: wait for its end."
+
+
 def _holder(folder: Path) -> str:
     "Who holds the lock, for the message."
     try: holder = json.loads((folder / "writer.json").read_text(encoding="utf-8"))
@@ -186,12 +190,12 @@ def only_writer(
     folder: Path,  # of the store
     patience: float = PATIENCE,  # seconds; short, since an add can take hours
 ):
-    "Hold the writer's lock while the block runs; raises RuntimeError that names the process that holds it."
+    "Hold the writer's lock while the block runs; raises StoreBusy that names the process that holds it."
     library = require("filelock", "enterprise")
     lock = library.FileLock(folder / "writer.lock")
     try: lock.acquire(timeout=patience)
     except library.Timeout:
-        raise RuntimeError(f"{folder} is being written by {_holder(folder)}: wait for its end, or stop it; "
+        raise StoreBusy(f"{folder} is being written by {_holder(folder)}: wait for its end, or stop it; "
                            "questions are answered meanwhile") from None
     try:
         _sign(folder)
