@@ -130,12 +130,27 @@ class Service:
 
 @contextlib.contextmanager
 def spent(service):
-    """Cores that the service, and this process with its children, take within the block."""
+    """Cores that the service, this process with its children, and everybody else take within the block."""
     used, mine = {}, lambda: sum(os.times()[:4])
-    start, ours, theirs = time.perf_counter(), mine(), service.cpu()
+    start, ours, theirs, everybody = time.perf_counter(), mine(), service.cpu(), busy()
     yield used
     passed = time.perf_counter() - start
     used |= {"service_cores": (service.cpu() - theirs) / passed, "generator_cores": (mine() - ours) / passed}
+    used["other_cores"] = max(0, (busy() - everybody) / passed - sum(used.values()))
+
+
+def busy():
+    """Processor seconds of all programs of this machine so far."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system
+
+
+def quiet(measure):
+    """A measurement while others take less than a fifth of a core; after six tries the last one, as it is."""
+    for _ in range(6):
+        found = measure()
+        if found["other_cores"] < 0.2: break
+    return found
 
 
 @contextlib.contextmanager
@@ -158,16 +173,17 @@ def mean(rows, name):
 
 def shares(rows):
     """Who took how much of the two cores, in words."""
-    return f"service {mean(rows, 'service_cores'):.2f}, generator {mean(rows, 'generator_cores'):.2f} of 2 cores"
+    used = ", ".join(f"{name} {mean(rows, f'{name}_cores'):.2f}" for name in ("service", "generator", "other"))
+    return f"{used} of 2 cores"
 
 
 def cached():
     """E1: answers a second from the cache, with keys, limits, history and the audit log on disk; then E3 and E4."""
-    asked = questions()[:60]
+    asked = questions()[:20]
     with running() as service:
         service.warm(asked)
         service.wrk(asked)
-        rows = [{"kind": "cached", "loop": "closed", **service.wrk(asked)} for _ in range(REPEATS)]
+        rows = [{"kind": "cached", "loop": "closed", **quiet(lambda: service.wrk(asked))} for _ in range(REPEATS)]
         capacity = bootstrap_interval([row["answers_per_second"] for row in rows])
         note = f"2 web processes, {CALLERS} callers, key, limit, audit and history on; {shares(rows)}"
         put("E1", capacity, "cached, closed loop", note, len(rows))
@@ -177,7 +193,8 @@ def cached():
 
 def waiting(service, asked, kind, rate, seconds=SECONDS):
     """E3 and E4 at a rate."""
-    rows = [{"kind": kind, "loop": "open", **service.at_rate(asked, rate, seconds, seed)} for seed in range(REPEATS)]
+    at = lambda seed: quiet(lambda: service.at_rate(asked, rate, seconds, seed))  # noqa: E731
+    rows = [{"kind": kind, "loop": "open", **at(seed)} for seed in range(REPEATS)]
     sent, failed, where = sum(row["requests"] for row in rows), sum(row["failed"] for row in rows), f"{kind}, {rate:.0f} a second"
     note = f"open loop, {SHARE:.0%} of capacity, Poisson arrivals, from the moment a request was due; {shares(rows)}"
     put("E3", bootstrap_interval([row["p99_ms"] for row in rows]), kind, f"{where}; {note}", len(rows), rate=rate)
@@ -190,7 +207,7 @@ def uncached():
     asked = questions()
     with running(cached_answers=0) as service:
         service.wrk(asked, 8)
-        rows = [{"kind": "uncached", "loop": "closed", **service.wrk(asked, 8, 8)} for _ in range(REPEATS)]
+        rows = [{"kind": "uncached", "loop": "closed", **quiet(lambda: service.wrk(asked, 8, 8))} for _ in range(REPEATS)]
         capacity = bootstrap_interval([row["answers_per_second"] for row in rows])
         put("E9", capacity, "uncached, quotations", f"2 web processes and a model process, 8 callers; {shares(rows)}", len(rows))
         rows += waiting(service, asked, "uncached", SHARE * capacity.value, 10)
@@ -353,11 +370,11 @@ def failures():
 
 def soak():
     """Memory of all processes, waiting times and failures over minutes, one question in fifty a new one."""
-    rows, known = [], questions()[:60]
+    rows, known = [], questions()[:20]
     with running() as service:
         service.warm(known)
         for part in range(SOAK_MINUTES * 6):
-            asked = [known[n % 60] if n % 50 else f"May I work from home in week {part}{n}?" for n in range(1200)]
+            asked = [known[n % 20] if n % 50 else f"May I work from home in week {part}{n}?" for n in range(1200)]
             found = service.at_rate(asked, 100, 10, part)
             everyone = [psutil.Process(service.process.pid), *psutil.Process(service.process.pid).children(recursive=True)]
             rows.append({"minutes": (part + 1) / 6, **found, "memory_mib": sum(each.memory_info().rss for each in everyone) / 2**20})
