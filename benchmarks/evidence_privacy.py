@@ -35,7 +35,12 @@ LABELS = {
     "PERSON": "NAME",
     "STREET_ADDRESS": "ADDRESS",
 }
-SAME = {"CARD": {"CARD", "BANK_CARD"}, "BANK_CARD": {"CARD", "BANK_CARD"}, "URL": {"URL", "DOMAIN"}, "DOMAIN": {"URL", "DOMAIN"}}
+SAME = {
+    "CARD": {"CARD", "BANK_CARD"},
+    "BANK_CARD": {"CARD", "BANK_CARD"},
+    "URL": {"URL", "DOMAIN"},
+    "DOMAIN": {"URL", "DOMAIN"},
+}
 COPIED = {
     "EMAIL": r"\b[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Z|a-z]{2,}\b",
     "CARD": r"\b(?:\d{4}[- ]?){3}\d{4}\b",
@@ -70,7 +75,15 @@ def covered(found, kinds=None):
 def share(figure, name, arm, kind, count, total):
     """One line of the table."""
     interval = wilson_interval(count, total)
-    row = {"figure": figure, "set": name, "arm": arm, "kind": kind, "found": count, "total": total, **interval._asdict()}
+    row = {
+        "figure": figure,
+        "set": name,
+        "arm": arm,
+        "kind": kind,
+        "found": count,
+        "total": total,
+        **interval._asdict(),
+    }
     print(f"{figure:32} {name:26} {arm:16} {kind:15} {count} of {total}: {interval}", flush=True)
     return row
 
@@ -151,7 +164,9 @@ def iban(rng):
 def phone(rng, language):
     if language == "zh":
         mobile = f"1{rng.choice('3456789')}{digits(rng, 9)}"
-        land = rng.choice(["010", "021", "0571", "0755", "028"]) + rng.choice(["-", "", " "]) + rng.choice("2345678") + digits(rng, 7)
+        land = (
+            rng.choice(["010", "021", "0571", "0755", "028"]) + rng.choice(["-", "", " "]) + rng.choice("2345678") + digits(rng, 7)
+        )
         return rng.choice(
             [
                 mobile,
@@ -183,7 +198,11 @@ def domain(rng):
 
 def chinese_id(rng):
     born = date(1950, 1, 1) + timedelta(days=rng.randrange(20_000))
-    number = rng.choice(["110101", "310104", "440305", "330106", "510107", "620102", "320106"]) + born.strftime("%Y%m%d") + digits(rng, 3)
+    number = (
+        rng.choice(["110101", "310104", "440305", "330106", "510107", "620102", "320106"])
+        + born.strftime("%Y%m%d")
+        + digits(rng, 3)
+    )
     number += mod_11_2.calc_check_digit(number)
     return rng.choice([number, number.lower(), f"{number[:6]} {number[6:14]} {number[14:]}"])
 
@@ -225,7 +244,10 @@ def value(kind, rng, language):
         "CHINESE_ID": lambda: chinese_id(rng),
         "PASSPORT": lambda: rng.choice("EG") + digits(rng, 8),
         "LICENSE_PLATE": lambda: (
-            rng.choice("京沪粤浙川") + rng.choice("ABC") + rng.choice(["", "·"]) + rng.choice([digits(rng, 5), "D" + digits(rng, 5)])
+            rng.choice("京沪粤浙川")
+            + rng.choice("ABC")
+            + rng.choice(["", "·"])
+            + rng.choice([digits(rng, 5), "D" + digits(rng, 5)])
         ),
         "NAME": lambda: (
             rng.choice("王李张刘陈杨赵黄周吴") + "".join(rng.choices("伟芳娜敏静丽强磊军洋勇艳杰涛明超", k=rng.randint(1, 2)))
@@ -262,7 +284,12 @@ FRAMES = {
         "Please note {word}: {value}, thank you",
         "Changed to {value} yesterday",
     ],
-    "zh": ["我的{word}是{value}，谢谢", "{word}：{value}已经变更了", "请把{word}改成{value}。", "从昨天起改用{value}了"],
+    "zh": [
+        "我的{word}是{value}，谢谢",
+        "{word}：{value}已经变更了",
+        "请把{word}改成{value}。",
+        "从昨天起改用{value}了",
+    ],
 }
 
 
@@ -282,6 +309,39 @@ def made_up(language):
             start = frame.replace("{word}", WORDS[kind][language == "zh"]).index("{value}")
             rows.append((frame.format(word=WORDS[kind][language == "zh"], value=made), [(kind, start, start + len(made))]))
     return rows
+
+
+NAME_FRAMES = [
+    "{}的手机号是多少？",
+    "请问{}在哪个部门？",
+    "{}说她明天不来",
+    "{}、王芳参加会议",
+    "昨天{}提出了申请。",
+    "我和{}去了北京",
+    "请联系{}。",
+    "{}，你好",
+    "把表格交给{}以后再说",
+    "经办此事的{}",
+]
+
+
+def chinese_names(rows=500):
+    """Sentences in which no word announces the name; family and given names by which no rule was chosen."""
+    rng, made = random.Random(11), []
+    for number in range(rows):
+        given = "".join(rng.choices("琴岩媛斌凯嘉俊露倩哲薇旭松波辉玲萍桂兰红琳蕾志国建平庆", k=rng.choice([1, 2, 2])))
+        frame, name = (
+            NAME_FRAMES[number % len(NAME_FRAMES)],
+            rng.choice("宋郑谢韩唐冯董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡") + given,
+        )
+        made.append((frame.format(name), [("NAME", frame.index("{}"), frame.index("{}") + len(name))]))
+    return made
+
+
+def names_taken(texts):
+    """Characters of ordinary Chinese text that no rule for names takes; the few names in it count as taken too."""
+    total, taken = sum(map(len, texts)), sum(len(covered(find_pii(text, ["NAME"]))) for text in texts)
+    return [share("text untouched by names", "hotel reviews, Chinese", "rules", "", total - taken, total)]
 
 
 def harmless(rng):
@@ -332,7 +392,14 @@ def false_alarms(name, texts):
     """Characters of ordinary text that are left alone by each arm, patterned kinds only."""
     total = sum(map(len, texts))
     return [
-        share("ordinary text untouched", name, arm, "", total - sum(len(covered(find(text), set(PATTERNED))) for text in texts), total)
+        share(
+            "ordinary text untouched",
+            name,
+            arm,
+            "",
+            total - sum(len(covered(find(text), set(PATTERNED))) for text in texts),
+            total,
+        )
         for arm, find in ARMS.items()
     ]
 
@@ -345,7 +412,15 @@ def speed(name, texts):
         find_pii(text)
         rates.append(len(text.encode()) / 1e6 / (time.perf_counter() - start))
     print(name, rates)
-    return {"figure": "speed", "set": name, "arm": "rules", "kind": "", "value": sorted(rates)[2], "low": min(rates), "high": max(rates)}
+    return {
+        "figure": "speed",
+        "set": name,
+        "arm": "rules",
+        "kind": "",
+        "value": sorted(rates)[2],
+        "low": min(rates),
+        "high": max(rates),
+    }
 
 
 def main():
@@ -353,14 +428,23 @@ def main():
     table = measured("labelled sentences", labelled())
     for language, name in (("en", "made-up values, English"), ("zh", "made-up values, Chinese")):
         table += measured(name, made_up(language))
+    table += measured("names without a word, Chinese", chinese_names())
     sentences = [harmless(random.Random(seed)) for seed in range(1000)]
     for arm, find in ARMS.items():
         table.append(
-            share("harmless sentences untouched", "made-up numbers", arm, "", sum(not find(text) for text in sentences), len(sentences))
+            share(
+                "harmless sentences untouched",
+                "made-up numbers",
+                arm,
+                "",
+                sum(not find(text) for text in sentences),
+                len(sentences),
+            )
         )
     texts = ordinary()
     for name, some in texts.items():
         table += false_alarms(name, some)
+    table += names_taken(texts["hotel reviews, Chinese"])
     table += [speed(name, some) for name, some in texts.items() if "GSM8K" not in name]
     record_curve(
         "enterprise_privacy",

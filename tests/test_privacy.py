@@ -196,3 +196,34 @@ def test_the_recorded_recall_of_every_patterned_kind_is_high():
     recall = [row for row in rows if row["figure"] == "recall" and row["kind"] in PATTERNED]
     assert len(recall) > 20 and all(row["value"] >= 0.95 for row in recall)
     assert all(row["value"] >= 0.95 for row in rows if "untouched" in row["figure"])
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("张伟的手机号是13812345678", "[NAME]的手机号是[PHONE]"),
+        ("李小明、王芳参加会议", "[NAME]、[NAME]参加会议"),
+        ("王国强说他不来，请联系陈静。", "[NAME]说他不来，请联系[NAME]。"),
+        ("欧阳娜娜和赵敏在北京", "[NAME]和[NAME]在北京"),
+        ("（黄伟）2024年", "（[NAME]）2024年"),
+        ("Dear O'Brien-Müller,", "Dear [NAME],"),
+        ("Ask Mr O'Brien-Müller", "Ask Mr [NAME]"),
+        ("Maria told me", "[NAME] told me"),
+    ],
+)
+def test_names_that_only_their_neighbours_give_away(text, masked):
+    assert mask_pii(text)[0] == masked
+
+
+ORDINARY = "高兴 王国 马上 方便 常常 金额 何时 于是 白天 黄金 周末 任何 成功 时间 安全 钱 项目 温馨 石林 方案 周围 高度 房间".split()
+
+
+@pytest.mark.parametrize("frame", ["{}的", "{}说", "{}在这里", "{}、{}", "和{}，", "请{}", "{}先", "{}。", "{}也有", "（{}）"])
+def test_ordinary_chinese_words_are_no_names(frame):
+    assert [word for word in ORDINARY if mask_pii(frame.format(word, word))[1]] == []
+
+
+@pytest.mark.parametrize("text", [None, 5, b"ann@example.com", ["ann@example.com"]])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(TypeError, match="a text is a string, got .*: decode it first"):
+        mask_pii(text)

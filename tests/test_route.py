@@ -180,10 +180,27 @@ def test_load_goes_to_whoever_has_least():
     assert [backend.outstanding for backend in router.backends] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("data", [b"\xff", object(), {"a": {1, 2}}, "x" * 200_001, float("nan"), *SECRETS, {"rows": [SECRETS[0]]}])
-def test_what_cannot_be_searched_is_private(data):
-    """Or what something is found in; a nan is a number like any other."""
-    assert data_class(data, "public") == ("public" if data != data else "private")
+UNREADABLE = [b"\xff", object(), {"a": {1, 2}}, "x" * 200_001, "\x00\x01", "caf\ufffd", "\ud800", "aGVsbG8g" * 20]
+SUBJECTS = ["张伟的工资是多少", "他的病历在哪里", "Maria told me her salary is 5000", "what is the admin ｐａｓｓｗｏｒｄ", "the pass\u200bword",
+            "Is the contract price final?", {"diagnosis": "flu"}, [{"role": "user", "content": "合同金额是多少"}]]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [*UNREADABLE, *SUBJECTS, *SECRETS, {"rows": [SECRETS[0]]}])
+def test_what_cannot_be_searched_or_speaks_of_private_matters_is_private(data):
+    assert data_class(data, "public") == "private"
+    assert TaskScheduler(lambda data: "in", lambda data: "out").route_task("infer", data) == "in"
+
+
+@pytest.mark.parametrize("data", ["What is a bond?", "今天天气怎么样", "What's the price of a ticket?", {"rows": [1, None, 2.5]}, [], ""])
+def test_harmless_data_may_go_out(data):
+    assert data_class(data, "public") == "public" and data_class(data) == "private"
+
+
+@pytest.mark.parametrize("data", [None, 5, 2.5, float("nan"), True])
+def test_what_is_no_data_is_a_mistake(data):
+    for declared in ("public", "private"):
+        with pytest.raises(TypeError, match="text, messages or rows, got"):
+            data_class(data, declared)
 
 
 def test_tasks():

@@ -23,7 +23,8 @@ def find_pii(
     text: str,
     kinds: Iterable[str] | None = None,  # of KINDS, in any case; None: all
 ) -> list[dict]:
-    "What is personal in a text: [{type, start, end, text}] in order; raises ValueError for an unknown kind."
+    "What is personal in a text: [{type, start, end, text}] in order; raises ValueError for an unknown kind, TypeError for no text."
+    if not isinstance(text, str): raise TypeError(f"a text is a string, got {type(text).__name__}: decode it first")
     wanted = set(KINDS if kinds is None else map(str.upper, [kinds] if isinstance(kinds, str) else kinds))
     if unknown := wanted - set(KINDS):
         raise ValueError(f"{sorted(unknown)} can't be found: choose from {', '.join(KINDS)}")

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['UPPER', 'LOWER', 'WORD', 'PARTICLE', 'NAME', 'START', 'TITLE', 'NOT_NAMES', 'ANNOUNCED', 'LOWER_NAME',
            'ENGLISH_NAMES', 'FAMILY', 'CHINESE_NAME', 'SAYS_NAME', 'SAYS_PERSON', 'POLITE', 'POSITION', 'STOP',
-           'NO_CHARACTER', 'CHINESE_NAMES', 'STREET', 'MONTH', 'UNIT', 'PLACE', 'INDENTED', 'LIVES', 'CHINESE_END',
-           'CHINESE_INSIDE', 'LEAD', 'ADDRESS_RULES', 'NAME_RULES', 'chinese_address']
+           'NO_CHARACTER', 'CHINESE_NAMES', 'ORDINARY', 'BEGINS', 'FOLLOWS', 'ENDS', 'FULL_NAME', 'PLAIN_NAMES',
+           'STREET', 'MONTH', 'UNIT', 'PLACE', 'INDENTED', 'LIVES', 'CHINESE_END', 'CHINESE_INSIDE', 'LEAD',
+           'ADDRESS_RULES', 'NAME_RULES', 'no_word', 'chinese_address']
 
 # %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c02
 import re
@@ -21,7 +22,7 @@ def _given_names() -> str:
 
 
 UPPER, LOWER = "A-ZÀ-ÖØ-ÞĀŁŠŽČŚŻŘĎŤŇÁÉÍÓÚÝÖÜŐŰİÞÐΑ-ΩА-Я", "a-zß-öø-ÿĀ-ſα-ωά-ώа-яё"
-WORD = rf"[{UPPER}][{LOWER}]+(?:['’\-](?!s\b)[{UPPER}]?[{LOWER}]+)?|[{UPPER}]['’][{UPPER}][{LOWER}]+|(?:Mc|Mac)[{UPPER}][{LOWER}]+"
+WORD = rf"[{UPPER}][{LOWER}]+(?:['’\-](?!s\b)[{UPPER}]?[{LOWER}]+)?|[{UPPER}]['’][{UPPER}][{LOWER}]+(?:-[{UPPER}][{LOWER}]+)?|(?:Mc|Mac)[{UPPER}][{LOWER}]+"
 PARTICLE = r"(?:(?:van|von|de|der|den|da|dos|di|la|le|el|al|bin|ibn)\s){0,2}"
 NAME = rf"(?:{WORD})(?:[ ]{PARTICLE}(?:[{UPPER}]\.?[ ])?(?:{WORD})){{0,2}}"
 START = rf"(?<![{UPPER}{LOWER}0-9&])(?<![Pp]roduct )(?<![Cc]ompany )(?<![Ff]ile )(?<![Bb]rand )(?<![Pp]roject )"
@@ -41,6 +42,7 @@ ENGLISH_NAMES = [
     Rule("NAME", re.compile(rf"(?:my name is|(?<![{LOWER}])name:) ?({LOWER_NAME})(?![{LOWER}])")),
     Rule("NAME", re.compile(rf"{START}{NOT_NAMES}((?:{WORD}) [{UPPER}]\.? {PARTICLE}(?:{WORD}))(?![{LOWER}])")),
     Rule("NAME", re.compile(rf"{START}((?:{_given_names()})(?: [{UPPER}]\.)?(?: {PARTICLE}(?:{WORD})){{1,2}})(?![{LOWER}])")),
+    Rule("NAME", re.compile(rf"{START}((?:{_given_names()}))(?= (?:told|tells|said|says|asked|asks|wrote|writes|earns)\b)")),
 ]
 
 # %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c10
@@ -62,7 +64,32 @@ CHINESE_NAMES = [
     Rule("NAME", re.compile(rf"{NO_CHARACTER}((?:{FAMILY})[一-鿿]{{0,2}}?){POSITION}")),
 ]
 
-# %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c13
+# %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c15
+def _listed(name: str) -> list[str]: return (assets() / "privacy" / name).read_text(encoding="utf-8").split()
+
+
+ORDINARY = frozenset(_listed("ordinary_words.txt"))
+BEGINS = r"(?:(?<![一-鿿])|(?<=[和与及跟给向对找让请问由把被替]))|(?<=告诉|通知|联系|邀请|感谢|见到|同事|朋友|经理|老师|医生|同学|主任|今天|昨天|明天)"
+FOLLOWS = (r"(?=[的说是在于、和与及跟同给把被对向也都就已没不有来去到住要想会能将很太发打买付欠做写问请了过]|今天|昨天|明天|目前|现在|上周|本月|参加|出席|"
+           r"负责|认为|表示|告诉|要求|提出|申请|刚|正在|离职|入职|请假|签|今年|去年|先生|女士|电话|手机|身份证|工资|邮箱|生日|病历|诊断)")
+ENDS = r"(?=[，,。；;！!？?：:\s（()）】」”\d\0]|$)"
+FULL_NAME = rf"(?:{FAMILY})[{''.join(_listed('given_characters.txt'))}]{{1,2}}"
+
+
+def no_word(match: re.Match) -> Span | None:
+    "A name, unless it is an ordinary word."
+    name = match[1]
+    return None if name in ORDINARY else match.span(1)
+
+
+PLAIN_NAMES = [
+    Rule("NAME", re.compile(rf"(?:{BEGINS})({FULL_NAME}){FOLLOWS}"), no_word),
+    Rule("NAME", re.compile(rf"(?:{BEGINS})({FULL_NAME}){ENDS}"), no_word),
+    Rule("NAME", re.compile(rf"(?<=[、和与及])({FULL_NAME})(?:{FOLLOWS}|{ENDS})"), no_word),
+]
+CHINESE_NAMES += PLAIN_NAMES
+
+# %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c18
 STREET = (r"Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|Way|Place|Pl|Terrace|Parkway|Pkwy|"
           r"Highway|Hwy|Crescent|Close|Circle|Trail")
 MONTH = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec|Channel"
@@ -80,7 +107,7 @@ CHINESE_END = (
     r"[0-9一二三四五六七八九十百]{1,6}(?:-\d{1,4})?号(?:院|楼)?"
 )
 
-# %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c14
+# %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c19
 CHINESE_INSIDE = r"(?:[一-鿿A-Za-z0-9]{0,12}?(?:单元|栋|幢|座|号楼|大厦|小区|花园|层|楼)){0,3}(?:[A-Za-z]?\d{1,5}(?:室|号|房)?)?"
 LEAD = re.compile(r".*(?:住在|住址|地址|位于|寄到|寄往|送到|送至|搬到|居住于|改成|改为|改用|还有|住|为|是|在|到|于|：|:)")
 

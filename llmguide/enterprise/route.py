@@ -18,27 +18,38 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 from .privacy import mask_pii
+from .privacy_patterns import readable
 from ..replies import Options, Reply, check_messages
+from ..settings import assets
 
 # %% ../../nbs/4_enterprise/07_route.ipynb #c08
 _MARKED = re.compile(r"confidential|proprietary|internal use|trade secret|do not (?:share|distribute)|\bsecret\b|\bNDA\b"
                      r"|机密|秘密|保密|绝密|内部(?:资料|文件|使用)|商业秘密|勿外传|不得外传", re.IGNORECASE)  # fmt: skip
+_SUBJECTS = re.compile("|".join((assets() / "privacy" / "confidential_words.txt").read_text(encoding="utf-8").split("\n")[:-1]), re.IGNORECASE)
+_ENCODED = re.compile(r"[\0-\x08\ufffd\ud800-\udfff]|[A-Za-z0-9+/_=\-]{100}")  # bytes read as text, or Base64: nobody can search it
 LONGEST_SEARCH = 200_000  # characters; a longer text isn't searched, it is private
 
-
+# %% ../../nbs/4_enterprise/07_route.ipynb #c09
 def data_class(
-    data,  # messages, a text, or anything that JSON can hold
+    data,  # messages, a text, or anything that JSON can hold, except a bare number
     declared: str = "private",  # "public": the sender says that nothing in it needs protection
 ) -> str:
-    "'private', or 'public': declared so, and nothing personal or confidential is found in it."
+    "'private', or 'public': declared so, and nothing personal or confidential is found in it; raises TypeError for None and numbers."
     if declared not in ("private", "public"): raise ValueError(f"declared={declared!r}: private or public")
+    if data is None or isinstance(data, int | float):
+        raise TypeError(f"data is a text, messages or rows, got {type(data).__name__}: give what the model is to read")
     if declared == "private": return "private"
     try: text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
     except (TypeError, ValueError): return "private"  # what can't be read can't be searched
-    if len(text) > LONGEST_SEARCH or _MARKED.search(text) or mask_pii(text)[1]: return "private"
-    return "public"
+    return "private" if len(text) > LONGEST_SEARCH or _speaks_of_private(text) else "public"
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c11
+
+def _speaks_of_private(text: str) -> bool:
+    "Whether a text is marked, is about a confidential subject, can't be read, or holds personal data."
+    plain = readable(text)[0]  # ｓａｌａｒｙ and pass\u200bword too
+    return any(pattern.search(plain) for pattern in (_MARKED, _SUBJECTS)) or bool(_ENCODED.search(text) or mask_pii(text)[1])
+
+# %% ../../nbs/4_enterprise/07_route.ipynb #c12
 _HARD = re.compile(r"\b(?:why|compare|explain|analy[sz]e|prove|plan|step by step|trade-?offs?|evaluate|difference between)\b"
                    r"|为什么|比较|分析|证明|解释|评估|规划|区别|逐步", re.IGNORECASE)  # fmt: skip
 
@@ -51,7 +62,7 @@ def difficulty(
     length, last = sum(len(str(message["content"])) for message in messages), str(messages[-1]["content"])
     return 1 + (length > 4000) + bool(_HARD.search(last))
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c14
+# %% ../../nbs/4_enterprise/07_route.ipynb #c15
 class Breaker:
     "Lets calls through until several fail in a row, then one after each pause until it works again."
 
@@ -78,7 +89,7 @@ class Breaker:
         "What became of a call."
         with self._lock: self._failed, self._until = 0 if worked else self._failed + 1, time.monotonic() + self.pause
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c17
+# %% ../../nbs/4_enterprise/07_route.ipynb #c18
 @dataclass
 class Backend:
     "A model that may answer, and what is known about it."
@@ -103,7 +114,7 @@ class Routed(NamedTuple):
 class NoBackend(ConnectionError):
     "Nobody could or might answer."
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c18
+# %% ../../nbs/4_enterprise/07_route.ipynb #c19
 class Router:
     "A chat that chooses among backends for each request."
 
@@ -131,7 +142,7 @@ class Router:
         "One reply; raises NoBackend when nobody could or might give it."
         return self.answer(messages, declared, **options).reply
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c20
+# %% ../../nbs/4_enterprise/07_route.ipynb #c21
 _FAILURES = (ConnectionError, TimeoutError, PermissionError, ValueError, OSError)  # what a chat raises
 
 
@@ -158,7 +169,7 @@ def _failed(backend: Backend, problem: Exception) -> None:
     backend.breaker.note(getattr(problem, "status", None) in (400, 413, 422))  # it is well, and refused this request
     logging.getLogger(__name__).warning("route: %s failed (%s)", backend.name, type(problem).__name__)  # never the message
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c21
+# %% ../../nbs/4_enterprise/07_route.ipynb #c22
 @patch
 def answer(
     self: Router,
@@ -177,7 +188,7 @@ def answer(
             return Routed(reply, backend.name, data, tried, backend.price * reply.usage.get("total_tokens", 0) / 1000)
         finally: self._count(backend, -1)
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c23
+# %% ../../nbs/4_enterprise/07_route.ipynb #c24
 @patch
 def stream(self: Router, messages: str | list[dict], declared: str = "private", **options) -> Iterator[str]:
     "The reply in pieces; goes on to the next backend only before the first piece."
@@ -195,7 +206,7 @@ def stream(self: Router, messages: str | list[dict], declared: str = "private", 
         else: return backend.breaker.note(True)
         finally: self._count(backend, -1)
 
-# %% ../../nbs/4_enterprise/07_route.ipynb #c32
+# %% ../../nbs/4_enterprise/07_route.ipynb #c33
 class TaskScheduler:
     "Sends work to a private or a public place."
 
