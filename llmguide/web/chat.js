@@ -222,8 +222,8 @@ async function look() {
     showMessage(each);
     announce(each.text);
   }
-  follow(end);
   setState(found?.state ?? now.state);
+  follow(end); // last: the line above the composer takes room too
 }
 
 const byPerson = (message) => message.role === "person";
