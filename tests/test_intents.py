@@ -116,3 +116,8 @@ def test_the_heads_are_small_and_need_no_torch():
     for name in ("words", "meaning"):
         assert set(json.loads((assets() / "intents" / name / "head.json").read_text())["labels"]) == set(DESKS)
     assert intents.built_in("meaning").encoder == "all-minilm-l6-v2-int8"
+
+
+@pytest.mark.parametrize("text", ["I want a human", "how many days off do I get", "drop table users", "我要找真人", "年假有几天"])
+def test_what_no_word_of_a_desk_speaks_for_is_general(text):
+    assert detect_intent(text) == "general"

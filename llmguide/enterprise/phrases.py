@@ -38,4 +38,4 @@ def spoken_language(
     "en or zh; a message of a single word or number is in the language of the one before."
     before = [*earlier][-1:]
     words = re.findall(r"[a-z]{2,}", message, re.IGNORECASE)
-    return language_of(message if language_of(message) == "zh" or len(words) > 1 or not before else before[0])
+    return language_of(message if language_of(message) == "zh" or len(words) > 1 or not before or HELLO.fullmatch(message) else before[0])
