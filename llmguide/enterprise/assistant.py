@@ -29,7 +29,7 @@ from ..settings import get_settings
 
 _all_ = ["detect_intent"]
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c10
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c08
 class Said(NamedTuple):
     "What the assistant has to say to a message."
     text: str
@@ -51,7 +51,7 @@ class Turn(NamedTuple):
     answers: tuple[str, ...] = ()  # earlier messages of the assistant
     readers: tuple[str, ...] | None = None  # names of the user and groups for the documents; None: the public
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c11
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c09
 class Assistant:
     "Answers from documents, uses tools, asks before it changes anything, and calls a person."
 
@@ -80,7 +80,7 @@ def _turn(self: Assistant, user: str, message: str, conversation: str, readers) 
     by = lambda role: tuple(each["text"] for each in before if each["role"] == role)  # noqa: E731
     return Turn(user, message, spoken_language(message, by("user")), conversation, by("user"), by("assistant"), readers)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c13
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c11
 @patch
 def _decide(self: Assistant, turn: Turn) -> Said | None:
     "What becomes of a proposal; None where the message is no yes or no to one."
@@ -99,7 +99,7 @@ def _beginning(question: str) -> str:
     "The words of a question in front of its first value."
     return question.partition("{")[0]
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c15
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c13
 @patch
 def _try_tools(self: Assistant, turn: Turn) -> Said | None:
     "What tools can do for a message; None where none is meant."
@@ -126,7 +126,7 @@ def _ask_documents(self: Assistant, turn: Turn) -> Said:
     if reason: return Said("", hand_over=reason, trace=(*trace, f"a person: {reason}"), nearest=nearest)
     return Said(f"{REFUSALS[turn.language]}{gap}{PHRASES[turn.language]['offer']}", refused=True, trace=trace, nearest=nearest)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c17
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c15
 def _refusals(turn: Turn) -> int:
     "How many of the last answers in a row were refusals."
     known = [text.startswith(tuple(REFUSALS.values())) for text in reversed(turn.answers)]
@@ -148,7 +148,7 @@ def think(
         if pattern.fullmatch(turn.text): return Said(phrases[name])
     return (self._try_tools(turn) if self.tools else None) or self._ask_documents(turn)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c19
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c17
 _SILENT = "silent: a person has the conversation"
 
 
@@ -161,6 +161,7 @@ def reply(
     readers: Iterable[str] | None = None,  # names of the user and groups for the documents; None: the public
 ) -> Iterator[dict]:
     "Events sources, token and done, the last with all of it; raises ValueError for no message, KeyError for another's conversation."
+    if not isinstance(message, str): raise TypeError(f"a message is a string, got {type(message).__name__}: decode it first")
     if not message.strip(): raise ValueError("the message is empty: write something")
     conversation = conversation or self.history.start(user)
     turn = self._turn(check_user(user), message, conversation, None if readers is None else tuple(readers))
@@ -179,7 +180,7 @@ def reply(
            "message_id": id, "conversation": conversation, "state": self.handoff.state(conversation), "trace": [*said.trace],
            "pending": said.pending, "nearest": [*said.nearest]}
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c27
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c25
 class ConversationManager:
     "Each user's current conversation, and its last messages as chat models read them."
 
@@ -199,7 +200,7 @@ class ConversationManager:
         known = self.history.conversations(user_id, limit=1)
         return known[0]["id"] if known else self.history.start(user_id)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c27a
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c26
 @patch
 def add_message(
     self: ConversationManager,
@@ -229,7 +230,7 @@ def clear(
     "Delete the current conversation; the next message begins another."
     self.history.delete(self.current(user_id), user_id)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c28
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c27
 def _sample_handbooks() -> Path:
     folder = Path(__file__).resolve().parents[2] / "data" / "handbooks"
     if folder.is_dir(): return folder
