@@ -181,7 +181,8 @@ def test_load_goes_to_whoever_has_least():
 
 
 UNREADABLE = [b"\xff", object(), {"a": {1, 2}}, "x" * 200_001, "\x00\x01", "caf\ufffd", "\ud800", "aGVsbG8g" * 20]
-SUBJECTS = ["张伟的工资是多少", "他的病历在哪里", "Maria told me her salary is 5000", "what is the admin ｐａｓｓｗｏｒｄ", "the pass\u200bword",
+SUBJECTS = ["张伟的工资是多少", "他的病历在哪里", "Maria told me her salary is 5000", "what is the admin ｐａｓｓｗｏｒｄ",
+            "the pass\u200bword",
             "Is the contract price final?", {"diagnosis": "flu"}, [{"role": "user", "content": "合同金额是多少"}]]  # fmt: skip
 
 

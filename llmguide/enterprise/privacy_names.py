@@ -22,7 +22,8 @@ def _given_names() -> str:
 
 
 UPPER, LOWER = "A-ZÀ-ÖØ-ÞĀŁŠŽČŚŻŘĎŤŇÁÉÍÓÚÝÖÜŐŰİÞÐΑ-ΩА-Я", "a-zß-öø-ÿĀ-ſα-ωά-ώа-яё"
-WORD = rf"[{UPPER}][{LOWER}]+(?:['’\-](?!s\b)[{UPPER}]?[{LOWER}]+)?|[{UPPER}]['’][{UPPER}][{LOWER}]+(?:-[{UPPER}][{LOWER}]+)?|(?:Mc|Mac)[{UPPER}][{LOWER}]+"
+WORD = rf"[{UPPER}][{LOWER}]+(?:['’\-](?!s\b)[{UPPER}]?[{LOWER}]+)?|[{UPPER}]['’][{UPPER}][{LOWER}]+(?:-[{UPPER}][{LOWER}]+)?" \
+       rf"|(?:Mc|Mac)[{UPPER}][{LOWER}]+"
 PARTICLE = r"(?:(?:van|von|de|der|den|da|dos|di|la|le|el|al|bin|ibn)\s){0,2}"
 NAME = rf"(?:{WORD})(?:[ ]{PARTICLE}(?:[{UPPER}]\.?[ ])?(?:{WORD})){{0,2}}"
 START = rf"(?<![{UPPER}{LOWER}0-9&])(?<![Pp]roduct )(?<![Cc]ompany )(?<![Ff]ile )(?<![Bb]rand )(?<![Pp]roject )"
@@ -69,8 +70,10 @@ def _listed(name: str) -> list[str]: return (assets() / "privacy" / name).read_t
 
 
 ORDINARY = frozenset(_listed("ordinary_words.txt"))
-BEGINS = r"(?:(?<![一-鿿])|(?<=[和与及跟给向对找让请问由把被替]))|(?<=告诉|通知|联系|邀请|感谢|见到|同事|朋友|经理|老师|医生|同学|主任|今天|昨天|明天)"
-FOLLOWS = (r"(?=[的说是在于、和与及跟同给把被对向也都就已没不有来去到住要想会能将很太发打买付欠做写问请了过]|今天|昨天|明天|目前|现在|上周|本月|参加|出席|"
+BEGINS = (r"(?:(?<![一-鿿])|(?<=[和与及跟给向对找让请问由把被替]))|"
+          r"(?<=告诉|通知|联系|邀请|感谢|见到|同事|朋友|经理|老师|医生|同学|主任|今天|昨天|明天)")
+FOLLOWS = (r"(?=[的说是在于、和与及跟同给把被对向也都就已没不有来去到住要想会能将很太发打买付欠做写问请了过]|"
+           r"今天|昨天|明天|目前|现在|上周|本月|参加|出席|"
            r"负责|认为|表示|告诉|要求|提出|申请|刚|正在|离职|入职|请假|签|今年|去年|先生|女士|电话|手机|身份证|工资|邮箱|生日|病历|诊断)")
 ENDS = r"(?=[，,。；;！!？?：:\s（()）】」”\d\0]|$)"
 FULL_NAME = rf"(?:{FAMILY})[{''.join(_listed('given_characters.txt'))}]{{1,2}}"

@@ -25,7 +25,8 @@ from ..settings import assets
 # %% ../../nbs/4_enterprise/07_route.ipynb #c08
 _MARKED = re.compile(r"confidential|proprietary|internal use|trade secret|do not (?:share|distribute)|\bsecret\b|\bNDA\b"
                      r"|机密|秘密|保密|绝密|内部(?:资料|文件|使用)|商业秘密|勿外传|不得外传", re.IGNORECASE)  # fmt: skip
-_SUBJECTS = re.compile("|".join((assets() / "privacy" / "confidential_words.txt").read_text(encoding="utf-8").split("\n")[:-1]), re.IGNORECASE)
+_WORDS = (assets() / "privacy" / "confidential_words.txt").read_text(encoding="utf-8").split("\n")[:-1]
+_SUBJECTS = re.compile("|".join(_WORDS), re.IGNORECASE)
 _ENCODED = re.compile(r"[\0-\x08\ufffd\ud800-\udfff]|[A-Za-z0-9+/_=\-]{100}")  # bytes read as text, or Base64: nobody can search it
 LONGEST_SEARCH = 200_000  # characters; a longer text isn't searched, it is private
 
