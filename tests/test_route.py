@@ -97,6 +97,7 @@ def test_private_data_never_reaches_the_server_outside(outside, repetitions):
 
 def test_the_fallback_chain(outside, caplog):
     """Broken, talking nonsense, well again; nothing of the message is logged."""
+    caplog.set_level("WARNING")  # the service sets the level of the log when it starts
     chat, handler = outside
     inside = Backend("in", lambda messages, **_: Reply("inside"), False, price=0.2)
     router = Router([Backend("out", chat, True, price=0.1, breaker=Breaker(2, 0.2)), inside])
