@@ -77,10 +77,12 @@ def _print_answer(found: dict) -> None:
         screen.print(f"\n{escape(place)}", style="cyan")
         if _one_line(each["quote"]) != _one_line(found["answer"]): screen.print(f"  “{escape(_one_line(each['quote']))}”")
     if found["refused"]: screen.print(escape(f"({found['reason']})"))
-    places = dict.fromkeys(" > ".join([_one_line(each["source"]), *each["headings"]]) for each in found["nearest"])
-    if places: screen.print(escape("\n".join(["\nNearest, to look for yourself:", *(f"  {place}" for place in places)])), style="cyan")
+    if found["nearest"]: screen.print("\nNearest, to look for yourself:")
+    for each in found["nearest"]:
+        screen.print(escape(" > ".join([_one_line(each["source"]), *each["headings"]])), style="cyan")
+        screen.print(f"  {escape(_one_line(each['text']))}")
 
-
+# %% ../nbs/0_foundations/07_5_knowledge.ipynb #c10a
 @kb.command("ask")
 def kb_ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="In English or Chinese.")],

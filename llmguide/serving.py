@@ -44,7 +44,7 @@ def _key_store():
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
-
+# %% ../nbs/0_foundations/07_6_serving.ipynb #c07a
 @keys.command("create")
 def keys_create(
     user: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],

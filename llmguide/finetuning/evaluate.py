@@ -127,7 +127,10 @@ def write_review_sheet(
     return write_atomically(path, f"{style}<table><tr>{head}</tr><tr>{'</tr><tr>'.join(cells)}</tr></table>")
 
 # %% ../../nbs/1_finetuning/05_evaluate.ipynb #c25
-def no_formula(value):
+def no_formula(
+    value,  # of a cell
+):
+    "The value as a spreadsheet shows it and doesn't compute it."
     return "'" + value if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
 
 # %% ../../nbs/1_finetuning/05_evaluate.ipynb #c29
