@@ -333,6 +333,19 @@ def test_a_refusal_shows_the_nearest_passages_also_from_the_cache(company):
     assert chat(ann, "ann").json()["nearest"] == []
 
 
+def test_the_short_way_of_a_cached_answer_says_what_the_long_way_says(company):
+    """Without the cache, by the layer before the framework, and as a stream, which goes the long way with the cache."""
+    ann, question = company["ann"], "How many days may somebody work from home on, each week?"
+    replies = [chat(ann, "ann", question).json() for _ in range(2)]
+    lines = chat(ann, "ann", question, stream=True).text.strip().splitlines()
+    assert lines[-2] == "event: done"
+    replies.append(json.loads(lines[-1].removeprefix("data: ")))
+    assert ["from the cache" in reply["trace"] for reply in replies] == [False, True, True]
+    once = ("message_id", "conversation", "timestamp", "trace")
+    assert len({json.dumps({k: v for k, v in reply.items() if k not in once}, sort_keys=True) for reply in replies}) == 1
+    assert len({reply["message_id"] for reply in replies}) == len({reply["conversation"] for reply in replies}) == 3
+
+
 def test_a_refusal_is_known_as_one_later_and_a_changed_judgement_is_not_approved(company):
     ann = company["ann"]
     said = chat(ann, "ann", "Who won the football world cup in 1974?").json()

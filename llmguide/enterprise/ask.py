@@ -169,7 +169,7 @@ async def _record_cached(parts: Parts, asker: Principal, request: ChatRequest, f
     one = turn(asker.user, request.message, found["response"], found["sources"])
     noted = parts.audit.record("answered", asker.user, message=one["message"], cached=True, refused=found["refused"])
     await asyncio.gather(parts.turns.put(one), asyncio.wrap_future(noted))
-    place = {"message_id": one["message"], "conversation": one["conversation"], "state": "bot"}
+    place = {"message_id": one["message"], "conversation": one["conversation"], "state": "bot", "pending": None}
     return _complete(found | place | {"trace": [*found["trace"], "from the cache"]})
 
 
