@@ -16,7 +16,7 @@ import numpy as np
 
 from build_intents import parts, right
 from llmguide.enterprise.encoder import open_encoder
-from llmguide.enterprise.intents import OUT_OF_SCOPE, IntentModel, desk_scores, rule_intent
+from llmguide.enterprise.intents import OUT_OF_SCOPE, IntentModel, desk_scores, detect_intent, rule_intent
 from llmguide.evidence import bootstrap_interval, record_curve, wilson_interval
 from llmguide.load import read_table, split_rows
 from llmguide.settings import get_settings, write_atomically
@@ -108,11 +108,12 @@ def confusions(about, names, wanted, sent, most=6):
 
 
 def desks():
-    """The four desks on tickets written at another time, and on the validation part, by language."""
+    """The four desks on validation rows, on tickets written at another time, and on what no other desk is for, by language."""
     encoder, found = open_encoder("all-minilm-l6-v2-int8"), []
-    ways = {"rules": rule_intent, "words": lambda text: best(text, None, 0.0), "words and rules": lambda text: best(text, None),
-            "meaning and rules": lambda text: best(text, encoder)}
-    sets = {"validation": parts()[1], "tickets": read_table(project_folder() / "data" / "tickets.csv")}
+    ways = {"rules": rule_intent, "words": letters, "words and rules": detect_intent,
+            "meaning and rules": lambda text: detect_intent(text, encoder)}
+    folder = project_folder() / "data"
+    sets = {"validation": parts()[1], "tickets": read_table(folder / "tickets.csv"), "general": read_table(folder / "general_messages.csv")}
     for name, rows in sets.items():
         for language in ("en", "zh"):
             for method, answer in ways.items():
@@ -122,9 +123,9 @@ def desks():
     return found
 
 
-def best(text, encoder, *vote):
-    """The desk of a text."""
-    scores = desk_scores(text, encoder, *vote)
+def letters(text):
+    """The desk of a text by letters and words alone."""
+    scores = desk_scores(text, vote=0.0)
     return max(scores, key=scores.get)
 
 

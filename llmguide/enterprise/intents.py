@@ -172,7 +172,7 @@ def desk_scores(
     if not re.search(r"\w", text := text[:LONGEST]): return {label: float(label == "general") for label in DESKS}
     meaning = language_of(text) == "en" and encoder is not None and encoder.name == built_in("meaning").encoder
     head, counts = built_in("meaning" if meaning else "words"), count_words(text)
-    votes = [min(3, counts.get(label, not any(counts.values()))) for label in head.labels]
+    votes = [min(3, counts[label]) for label in head.labels]
     powers = head.predict([text], encoder if meaning else None)[0] * np.exp(vote * np.array(votes, float))
     return dict(zip(head.labels, (powers / powers.sum()).tolist()))
 
