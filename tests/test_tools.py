@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmguide.enterprise.choosing import Call, Outcome, schema_chooser, tool_call_chooser, use_tools
+from llmguide.enterprise.choosing import Call, Outcome, choose_by_rules, schema_chooser, tool_call_chooser, use_tools
 from llmguide.enterprise.database import open_database
 from llmguide.enterprise.history import History
 from llmguide.enterprise.orders import open_orders, order_tools
@@ -61,6 +61,22 @@ def test_what_types_forbid_is_not_even_proposed(shop, arguments):
     outcome = use_tools("x", tools, confirmations, "ann", lambda *_: Call("refund", arguments))
     assert outcome.pending is None and not outcome.text and len(outcome.trace) == 1 and not outcome.trace[0].good
     assert paid() == []
+
+
+@pytest.mark.parametrize("text, number, amount", [
+    ("请给ＢＲ－１００９退３０欧元", "BR-1009", "30"), ("我要退款，BR-1029，210欧元", "BR-1029", "210"),
+    ("refund minus 20 EUR for BR-1005", "BR-1005", None),
+    ("refund -20 EUR for BR-1005", "BR-1005", None), ("refund 1e9 EUR for BR-1005", "BR-1005", None),
+    ("BR-1005退款负20欧元", "BR-1005", None)])  # fmt: skip
+def test_numbers_are_read_as_they_are_written(shop, text, number, amount):
+    call = choose_by_rules(text, shop[0])
+    assert (call.tool, call.arguments.get("number"), call.arguments.get("amount")) == ("refund", number, amount)
+
+
+@pytest.mark.parametrize("language, text, name", [("en", "Where is my parcel?", "the order number"), ("zh", "我的包裹到哪了？", "订单号")])
+def test_what_is_lacking_is_asked_for_in_one_language(shop, language, text, name):
+    tools, confirmations, _ = shop
+    assert use_tools(text, tools, confirmations, "ann", language=language).lacking == (name,)
 
 
 def test_anothers_order_cannot_be_refunded(shop):

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from .choosing import Choose, Find
+from .choosing import Asked, Choose, Find
 from .sql import run_query
 from .tools import Tool, make_tool
 from ..load import read_table
@@ -39,9 +39,11 @@ def open_orders(
 # %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c07
 _upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)  # people write br-1001
 Number = Annotated[str, Field(pattern="^BR-[0-9]{4}$", description="order number 订单号"), _upper,
-                   Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
-Amount = Annotated[float, Field(gt=0, le=500, description="amount in EUR 金额（欧元）"), Find(
-    r"(?<![\d.,-])(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|(?:\beur|€) ?(\d+(?:\.\d{1,2})?)(?![\d-]|[.,]\d)")]
+                   Asked({"en": "the order number", "zh": "订单号"}), Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
+Amount = Annotated[float, Field(gt=0, le=500, description="amount in EUR 金额（欧元）"),
+                   Asked({"en": "the amount in EUR", "zh": "金额（欧元）"}),
+                   Find(r"(?<![A-Za-z\d.,-])(?<!minus )(?<!负)(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|"
+                        r"(?:\beur|€) ?(\d+(?:\.\d{1,2})?)(?![\d-]|[.,]\d)")]
 Measure = Annotated[str, Field(pattern="^(count|total|average)$", description="count, total or average"), Choose({
     "average": r"\baverage\b|\bmean\b|平均",
     "total": r"\btotal\b|\bsum\b|\bvalue\b|\bworth\b|altogether|how much|金额|总额|多少钱|总价|总值",
