@@ -131,6 +131,18 @@ def test_a_yes_counts_only_behind_its_question(assistant):
     assert talk_to(assistant, "yes", conversation=there)[0]["response"] == "20.00 EUR are paid back for BR-1005."
 
 
+@pytest.mark.parametrize("messages, words", [
+    (("I want my money back please", "BR-1005", "20 EUR"), ("order number", "amount", "Pay 20.0 EUR back for order BR-1005")),
+    (("我要退款", "BR-1005", "20欧元"), ("订单号", "金额", "BR-1005 退款 20.0 欧元"))])  # fmt: skip
+def test_what_is_asked_for_comes_in_several_messages(assistant, messages, words):
+    done = talk_to(assistant, *messages)
+    assert all(word in each["response"] for word, each in zip(words, done)) and done[2]["pending"]
+
+
+def test_another_question_than_what_was_asked_for_is_answered(assistant):
+    assert talk_to(assistant, "Where is my parcel?", "What is the bonus?")[1]["response"] == "The bonus is 4 %."
+
+
 def test_a_third_refusal_becomes_a_person(assistant):
     done = talk_to(assistant, "What is on Mars?", "What is on Venus?", "What is on Io?", "What is the bonus?")
     assert [each["state"] for each in done] == ["bot", "bot", "waiting", "waiting"]
