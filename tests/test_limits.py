@@ -174,6 +174,20 @@ def test_a_file_that_is_no_database_or_is_lost(tmp_path):
     assert limiter.take("ann") == 0 and limiter.take("ann") > 0 and not limiter.healthy
 
 
+def test_a_clock_that_was_set_back_locks_nobody_out(options):
+    """What is kept lies an hour ahead; then the bucket is full, no more than that."""
+    if not options:
+        pytest.skip("memory counts by a clock that nobody sets")
+    limiter = Limiter(1, 2, **options)
+    limiter.take("ann")
+    if "file" in options:
+        limiter._shared._database.execute("update buckets set full = full + 3600")
+    else:
+        limiter._shared.client.set("llmguide:limit:ann", str(time.time() + 3600))
+    assert [limiter.take("ann") for _ in range(2)] == [0, 0] and 0 < limiter.take("ann") <= 1
+    limiter.close()
+
+
 def test_bad_settings():
     """Said at once, without the password."""
     for rate, burst in ((0, 1), (1, 0), (-1, 1), (float("nan"), 1), (1, float("inf"))):

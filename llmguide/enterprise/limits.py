@@ -53,9 +53,10 @@ class MemoryBuckets:
 _PREPARE = ("pragma journal_mode=wal", "pragma synchronous=off",
             "create table if not exists buckets (name text primary key, full real) without rowid",
             "delete from buckets where full < unixepoch()")
-_TAKE = """
+_FULL = "max(iif(full > :now + :room + 60, 0, full), :now)"  # nobody owes so much: the clock was set back, the bucket is full
+_TAKE = f"""
 insert into buckets values (:name, :now + :cost)
-on conflict (name) do update set full = max(full, :now) + :cost where max(full, :now) + :cost - :room - :now < 1e-9
+on conflict (name) do update set full = {_FULL} + :cost where {_FULL} + :cost - :room - :now < 1e-9
 returning 0.0
 """  # full, cost and room in seconds
 
@@ -112,7 +113,9 @@ _SCRIPT = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1e6
 local cost, room = tonumber(ARGV[1]), tonumber(ARGV[2])
-local later = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now) + cost
+local full = tonumber(redis.call('GET', KEYS[1]) or '0')
+if full > now + room + 60 then full = 0 end
+local later = math.max(full, now) + cost
 local wait = later - room - now
 if wait >= 1e-5 then return tostring(wait) end
 redis.call('SET', KEYS[1], string.format('%.6f', later), 'PX', math.ceil((later - now) * 1000) + 1)
