@@ -30,7 +30,8 @@ def _plain_characters() -> dict[int, str]:
 
 
 PLAIN = _plain_characters()
-NO_WIDTH = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+NO_WIDTH = re.compile("[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+                      "\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e01ef]")  # control, direction, joining, variation
 
 
 def readable(
