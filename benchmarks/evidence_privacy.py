@@ -75,15 +75,7 @@ def covered(found, kinds=None):
 def share(figure, name, arm, kind, count, total):
     """One line of the table."""
     interval = wilson_interval(count, total)
-    row = {
-        "figure": figure,
-        "set": name,
-        "arm": arm,
-        "kind": kind,
-        "found": count,
-        "total": total,
-        **interval._asdict(),
-    }
+    row = {"figure": figure, "set": name, "arm": arm, "kind": kind, "found": count, "total": total, **interval._asdict()}
     print(f"{figure:32} {name:26} {arm:16} {kind:15} {count} of {total}: {interval}", flush=True)
     return row
 
@@ -109,17 +101,8 @@ def labelled():
     """The sentences of presidio-research on which no rule was chosen."""
     rows = json.loads((get_settings().datasets_dir / "pii" / "synth_dataset_v2.json").read_text(encoding="utf-8"))
     rows = [row for row in rows if hashlib.sha256(row["full_text"].encode()).digest()[0] % 2]
-    return [
-        (
-            row["full_text"],
-            [
-                (LABELS[span["entity_type"]], span["start_position"], span["end_position"])
-                for span in row["spans"]
-                if span["entity_type"] in LABELS
-            ],
-        )
-        for row in rows
-    ]
+    place = lambda span: (LABELS[span["entity_type"]], span["start_position"], span["end_position"])  # noqa: E731
+    return [(row["full_text"], [place(span) for span in row["spans"] if span["entity_type"] in LABELS]) for row in rows]
 
 
 def digits(rng, count):
@@ -141,21 +124,13 @@ def bank_number(rng, starts):
     return grouped(rng, number, (4, 6) if length == 15 else (4, 4, 4, 4))
 
 
+# country, letters of the bank, digits
+IBANS = [("DE", 0, 18), ("GB", 4, 14), ("NL", 4, 10), ("ES", 0, 20), ("PL", 0, 24),
+         ("CH", 0, 17), ("BE", 0, 12), ("FI", 0, 14), ("NO", 0, 11), ("SE", 0, 20)]  # fmt: skip
+
+
 def iban(rng):
-    country, letters, count = rng.choice(
-        [
-            ("DE", 0, 18),
-            ("GB", 4, 14),
-            ("NL", 4, 10),
-            ("ES", 0, 20),
-            ("PL", 0, 24),
-            ("CH", 0, 17),
-            ("BE", 0, 12),
-            ("FI", 0, 14),
-            ("NO", 0, 11),
-            ("SE", 0, 20),
-        ]
-    )
+    country, letters, count = rng.choice(IBANS)
     account = "".join(rng.choices(string.ascii_uppercase, k=letters)) + digits(rng, count)
     number = country + f"{98 - int(mod_97_10.checksum(account + country + '00')):02d}" + account
     return number if rng.random() < 0.5 else " ".join(re.findall(".{1,4}", number))
@@ -164,22 +139,11 @@ def iban(rng):
 def phone(rng, language):
     if language == "zh":
         mobile = f"1{rng.choice('3456789')}{digits(rng, 9)}"
-        land = (
-            rng.choice(["010", "021", "0571", "0755", "028"]) + rng.choice(["-", "", " "]) + rng.choice("2345678") + digits(rng, 7)
-        )
-        return rng.choice(
-            [
-                mobile,
-                f"{mobile[:3]} {mobile[3:7]} {mobile[7:]}",
-                f"{mobile[:3]}-{mobile[3:7]}-{mobile[7:]}",
-                f"+86 {mobile}",
-                land,
-                land + f"转{digits(rng, 3)}",
-            ]
-        )
-    example = phonenumbers.example_number_for_type(
-        rng.choice(sorted(phonenumbers.SUPPORTED_REGIONS)), rng.choice([0, 1])
-    ) or phonenumbers.example_number("GB")
+        area, sign = rng.choice(["010", "021", "0571", "0755", "028"]), rng.choice(["-", "", " "])
+        land, parts = area + sign + rng.choice("2345678") + digits(rng, 7), (mobile[:3], mobile[3:7], mobile[7:])
+        return rng.choice([mobile, " ".join(parts), "-".join(parts), f"+86 {mobile}", land, land + f"转{digits(rng, 3)}"])
+    region = rng.choice(sorted(phonenumbers.SUPPORTED_REGIONS))
+    example = phonenumbers.example_number_for_type(region, rng.choice([0, 1])) or phonenumbers.example_number("GB")
     number = phonenumbers.format_number(example, rng.choice([0, 1, 2]))
     return re.sub(r"\d{2}$", lambda _: digits(rng, 2), number) if len(re.sub(r"\D", "", number)) >= 7 else phone(rng, language)
 
@@ -189,20 +153,14 @@ def word(rng):
 
 
 def domain(rng):
-    return (
-        rng.choice(["", "", "shop.", "my-"])
-        + word(rng)
-        + rng.choice([".com", ".org", ".net", ".de", ".co.uk", ".com.cn", ".cn", ".fr", ".io"])
-    )
+    ends = [".com", ".org", ".net", ".de", ".co.uk", ".com.cn", ".cn", ".fr", ".io"]
+    return rng.choice(["", "", "shop.", "my-"]) + word(rng) + rng.choice(ends)
 
 
 def chinese_id(rng):
     born = date(1950, 1, 1) + timedelta(days=rng.randrange(20_000))
-    number = (
-        rng.choice(["110101", "310104", "440305", "330106", "510107", "620102", "320106"])
-        + born.strftime("%Y%m%d")
-        + digits(rng, 3)
-    )
+    county = rng.choice(["110101", "310104", "440305", "330106", "510107", "620102", "320106"])
+    number = county + born.strftime("%Y%m%d") + digits(rng, 3)
     number += mod_11_2.calc_check_digit(number)
     return rng.choice([number, number.lower(), f"{number[:6]} {number[6:14]} {number[14:]}"])
 
@@ -213,84 +171,58 @@ def chinese_address(rng):
     return f"{city}{street}{rng.randint(1, 900)}号{rng.choice(['', '3栋501室', '2单元1102室'])}"
 
 
+def email(rng, language):
+    local = f"{word(rng)}{rng.choice(['.', '_', '-', '+', ''])}{word(rng)}{rng.choice(['', digits(rng, 2)])}"
+    return f"{local}{rng.choice('@@@@@＠') if language == 'zh' else '@'}{domain(rng)}"
+
+
+def url(rng):
+    start = rng.choice(["https://", "http://", "https://www.", "www."])
+    return f"{start}{domain(rng)}/{rng.choice(['', word(rng), word(rng) + '?id=' + digits(rng, 3)])}"
+
+
+CARDS = [("4", 16), ("51", 16), ("55", 16), ("34", 15), ("37", 15), ("6011", 16), ("3530", 16), ("2223", 16)]
+BANK_CARDS = [("622202", 19), ("621700", 19), ("622848", 19), ("622588", 16), ("621483", 16)]
+MAKERS = {
+    "CARD": lambda rng, _: bank_number(rng, CARDS),
+    "BANK_CARD": lambda rng, _: bank_number(rng, BANK_CARDS),
+    "EMAIL": email,
+    "PHONE": phone,
+    "IBAN": lambda rng, _: iban(rng),
+    "IP": lambda rng, _: str(rng.choice([IPv4Address(rng.getrandbits(32)), IPv6Address(rng.getrandbits(128)),
+                                         IPv6Address((0x20010DB8 << 96) + rng.getrandbits(20))])),
+    "SSN": lambda rng, _: grouped(rng, f"{rng.randint(1, 665):03d}{rng.randint(1, 99):02d}{rng.randint(1, 9999):04d}", (3, 2)),
+    "URL": lambda rng, _: url(rng),
+    "DOMAIN": lambda rng, _: domain(rng),
+    "CHINESE_ID": lambda rng, _: chinese_id(rng),
+    "PASSPORT": lambda rng, _: rng.choice("EG") + digits(rng, 8),
+    "LICENSE_PLATE": lambda rng, _: (rng.choice("京沪粤浙川") + rng.choice("ABC") + rng.choice(["", "·"])
+                                     + rng.choice([digits(rng, 5), "D" + digits(rng, 5)])),
+    "NAME": lambda rng, _: (rng.choice("王李张刘陈杨赵黄周吴")
+                            + "".join(rng.choices("伟芳娜敏静丽强磊军洋勇艳杰涛明超", k=rng.randint(1, 2)))),
+    "ADDRESS": lambda rng, _: chinese_address(rng),
+}  # fmt: skip
+FULL_WIDTH = {ord(digit): chr(ord(digit) + 0xFEE0) for digit in string.digits}
+
+
 def value(kind, rng, language):
     """A made-up value of a kind, as written in a language."""
-    chosen = {
-        "CARD": lambda: bank_number(
-            rng, [("4", 16), ("51", 16), ("55", 16), ("34", 15), ("37", 15), ("6011", 16), ("3530", 16), ("2223", 16)]
-        ),
-        "BANK_CARD": lambda: bank_number(rng, [("622202", 19), ("621700", 19), ("622848", 19), ("622588", 16), ("621483", 16)]),
-        "EMAIL": lambda: (
-            f"{word(rng)}{rng.choice(['.', '_', '-', '+', ''])}{word(rng)}{rng.choice(['', digits(rng, 2)])}"
-            f"{rng.choice('@@@@@＠') if language == 'zh' else '@'}{domain(rng)}"
-        ),
-        "PHONE": lambda: phone(rng, language),
-        "IBAN": lambda: iban(rng),
-        "IP": lambda: str(
-            rng.choice(
-                [
-                    IPv4Address(rng.getrandbits(32)),
-                    IPv6Address(rng.getrandbits(128)),
-                    IPv6Address((0x20010DB8 << 96) + rng.getrandbits(20)),
-                ]
-            )
-        ),
-        "SSN": lambda: grouped(rng, f"{rng.randint(1, 665):03d}{rng.randint(1, 99):02d}{rng.randint(1, 9999):04d}", (3, 2)),
-        "URL": lambda: (
-            f"{rng.choice(['https://', 'http://', 'https://www.', 'www.'])}{domain(rng)}/"
-            f"{rng.choice(['', word(rng), word(rng) + '?id=' + digits(rng, 3)])}"
-        ),
-        "DOMAIN": lambda: domain(rng),
-        "CHINESE_ID": lambda: chinese_id(rng),
-        "PASSPORT": lambda: rng.choice("EG") + digits(rng, 8),
-        "LICENSE_PLATE": lambda: (
-            rng.choice("京沪粤浙川")
-            + rng.choice("ABC")
-            + rng.choice(["", "·"])
-            + rng.choice([digits(rng, 5), "D" + digits(rng, 5)])
-        ),
-        "NAME": lambda: (
-            rng.choice("王李张刘陈杨赵黄周吴") + "".join(rng.choices("伟芳娜敏静丽强磊军洋勇艳杰涛明超", k=rng.randint(1, 2)))
-        ),
-        "ADDRESS": lambda: chinese_address(rng),
-    }[kind]()
-    return (
-        chosen.translate({ord(digit): chr(ord(digit) + 0xFEE0) for digit in string.digits})
-        if language == "zh" and kind in ("CARD", "PHONE", "CHINESE_ID") and rng.random() < 0.15
-        else chosen
-    )
+    chosen = MAKERS[kind](rng, language)
+    full = language == "zh" and kind in ("CARD", "PHONE", "CHINESE_ID") and rng.random() < 0.15
+    return chosen.translate(FULL_WIDTH) if full else chosen
 
 
 WORDS = {
-    "CARD": ("card", "信用卡"),
-    "BANK_CARD": ("bank card", "银行卡号"),
-    "EMAIL": ("mail", "邮箱"),
-    "PHONE": ("phone", "电话"),
-    "IBAN": ("account", "国际账号"),
-    "IP": ("machine", "服务器"),
-    "SSN": ("SSN", "社保号"),
-    "URL": ("page", "网页"),
-    "DOMAIN": ("site", "网站"),
-    "CHINESE_ID": ("identity", "身份证号"),
-    "PASSPORT": ("passport", "护照号"),
-    "LICENSE_PLATE": ("plate", "车牌"),
-    "NAME": ("", "姓名"),
-    "ADDRESS": ("", "地址"),
-}
+    "CARD": ("card", "信用卡"), "BANK_CARD": ("bank card", "银行卡号"), "EMAIL": ("mail", "邮箱"), "PHONE": ("phone", "电话"),
+    "IBAN": ("account", "国际账号"), "IP": ("machine", "服务器"), "SSN": ("SSN", "社保号"), "URL": ("page", "网页"),
+    "DOMAIN": ("site", "网站"), "CHINESE_ID": ("identity", "身份证号"), "PASSPORT": ("passport", "护照号"),
+    "LICENSE_PLATE": ("plate", "车牌"), "NAME": ("", "姓名"), "ADDRESS": ("", "地址"),
+}  # fmt: skip
 FRAMES = {
-    "en": [
-        "My {word} is {value}.",
-        "Is {value} still the right {word}?",
-        "Please note {word}: {value}, thank you",
-        "Changed to {value} yesterday",
-    ],
-    "zh": [
-        "我的{word}是{value}，谢谢",
-        "{word}：{value}已经变更了",
-        "请把{word}改成{value}。",
-        "从昨天起改用{value}了",
-    ],
-}
+    "en": ["My {word} is {value}.", "Is {value} still the right {word}?", "Please note {word}: {value}, thank you",
+           "Changed to {value} yesterday"],
+    "zh": ["我的{word}是{value}，谢谢", "{word}：{value}已经变更了", "请把{word}改成{value}。", "从昨天起改用{value}了"],
+}  # fmt: skip
 
 
 def made_up(language):
@@ -300,10 +232,8 @@ def made_up(language):
         if language == "en" and kind in ("NAME", "ADDRESS", "LICENSE_PLATE"):
             continue
         for number in range(VALUES):
-            made, frame = (
-                value(kind, rng, language),
-                FRAMES[language][number % (3 if kind not in ("SSN", "NAME", "ADDRESS", "PHONE", "PASSPORT") else 1)],
-            )
+            plain = kind in ("SSN", "NAME", "ADDRESS", "PHONE", "PASSPORT")
+            made, frame = value(kind, rng, language), FRAMES[language][number % (1 if plain else 3)]
             if number % 4 == 3 and kind not in ("SSN", "NAME", "PASSPORT"):
                 frame = FRAMES[language][3]
             start = frame.replace("{word}", WORDS[kind][language == "zh"]).index("{value}")
@@ -311,31 +241,29 @@ def made_up(language):
     return rows
 
 
-NAME_FRAMES = [
-    "{}的手机号是多少？",
-    "请问{}在哪个部门？",
-    "{}说她明天不来",
-    "{}、王芳参加会议",
-    "昨天{}提出了申请。",
-    "我和{}去了北京",
-    "请联系{}。",
-    "{}，你好",
-    "把表格交给{}以后再说",
-    "经办此事的{}",
-]
+NAME_FRAMES = ["{}的手机号是多少？", "请问{}在哪个部门？", "{}说她明天不来", "{}、{}参加会议", "昨天{}提出了申请。", "我和{}去了北京",
+               "请联系{}。", "{}，你好", "把表格交给{}以后再说", "经办此事的{}"]  # fmt: skip
+# written after the rules and never used to change one
+LATER_FRAMES = ["下午{}会过来拿钥匙", "文件在{}手里", "由{}审批后归档", "谁认识{}？", "收到{}的来信", "{}昨晚没回家", "明天轮到{}值班",
+                "{}的妈妈住院了", "会议由{}主持", "这件事{}最清楚"]  # fmt: skip
 
 
-def chinese_names(rows=500):
-    """Sentences in which no word announces the name; family and given names by which no rule was chosen."""
-    rng, made = random.Random(11), []
-    for number in range(rows):
+def filled(frame, rng):
+    """A frame with made-up names, and their places."""
+    first, *others = frame.split("{}")
+    text, spans = first, []
+    for other in others:
         given = "".join(rng.choices("琴岩媛斌凯嘉俊露倩哲薇旭松波辉玲萍桂兰红琳蕾志国建平庆", k=rng.choice([1, 2, 2])))
-        frame, name = (
-            NAME_FRAMES[number % len(NAME_FRAMES)],
-            rng.choice("宋郑谢韩唐冯董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡") + given,
-        )
-        made.append((frame.format(name), [("NAME", frame.index("{}"), frame.index("{}") + len(name))]))
-    return made
+        name = rng.choice("宋郑谢韩唐冯董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡") + given
+        spans.append(("NAME", len(text), len(text) + len(name)))
+        text += name + other
+    return text, spans
+
+
+def chinese_names(frames, rows=500):
+    """Sentences in which no word announces the name; family and given names by which no rule was chosen."""
+    rng = random.Random(11)
+    return [filled(frames[number % len(frames)], rng) for number in range(rows)]
 
 
 def names_taken(texts):
@@ -391,17 +319,8 @@ def ordinary():
 def false_alarms(name, texts):
     """Characters of ordinary text that are left alone by each arm, patterned kinds only."""
     total = sum(map(len, texts))
-    return [
-        share(
-            "ordinary text untouched",
-            name,
-            arm,
-            "",
-            total - sum(len(covered(find(text), set(PATTERNED))) for text in texts),
-            total,
-        )
-        for arm, find in ARMS.items()
-    ]
+    left = lambda find: total - sum(len(covered(find(text), set(PATTERNED))) for text in texts)  # noqa: E731
+    return [share("ordinary text untouched", name, arm, "", left(find), total) for arm, find in ARMS.items()]
 
 
 def speed(name, texts):
@@ -412,15 +331,7 @@ def speed(name, texts):
         find_pii(text)
         rates.append(len(text.encode()) / 1e6 / (time.perf_counter() - start))
     print(name, rates)
-    return {
-        "figure": "speed",
-        "set": name,
-        "arm": "rules",
-        "kind": "",
-        "value": sorted(rates)[2],
-        "low": min(rates),
-        "high": max(rates),
-    }
+    return {"figure": "speed", "set": name, "arm": "rules", "kind": "", "value": sorted(rates)[2], "low": min(rates), "high": max(rates)}
 
 
 def main():
@@ -428,19 +339,12 @@ def main():
     table = measured("labelled sentences", labelled())
     for language, name in (("en", "made-up values, English"), ("zh", "made-up values, Chinese")):
         table += measured(name, made_up(language))
-    table += measured("names without a word, Chinese", chinese_names())
+    table += measured("names without a word, Chinese", chinese_names(NAME_FRAMES))
+    table += measured("names in later frames, Chinese", chinese_names(LATER_FRAMES))
     sentences = [harmless(random.Random(seed)) for seed in range(1000)]
     for arm, find in ARMS.items():
-        table.append(
-            share(
-                "harmless sentences untouched",
-                "made-up numbers",
-                arm,
-                "",
-                sum(not find(text) for text in sentences),
-                len(sentences),
-            )
-        )
+        untouched = sum(not find(text) for text in sentences)
+        table.append(share("harmless sentences untouched", "made-up numbers", arm, "", untouched, len(sentences)))
     texts = ordinary()
     for name, some in texts.items():
         table += false_alarms(name, some)
@@ -449,9 +353,8 @@ def main():
     record_curve(
         "enterprise_privacy",
         table,
-        note="found: every character of the value is masked under its kind; Wilson intervals over values, "
-        "for characters they are too narrow; "
-        "speed: median, slowest and fastest of five",
+        note="found: every character of the value is masked under its kind; Wilson intervals over values, for characters "
+             "they are too narrow; speed: median, slowest and fastest of five",
         labelled="presidio-research synth_dataset_v2, half by hash",
         values_of_a_kind=VALUES,
     )

@@ -193,4 +193,4 @@ async def erase_user(request: Request, asker: Administrator, user: Name) -> dict
 @router.get("/api/audit", tags=["service"])
 async def audit(request: Request, asker: Annotated[Principal, must("read_audit")]) -> dict:
     "The last events of the audit log, the newest last."
-    return {"events": await asyncio.to_thread(_parts(request).audit_events)}
+    return {"events": await asyncio.to_thread(_parts(request).audit.events, 500)}

@@ -77,9 +77,10 @@ def _open(self: AnswerEngine, report: Callable) -> None:
 @patch
 def _add(self: AnswerEngine, paths: list[str], readers: list[str] | None, user: str) -> dict[str, str]:
     "Add files of a job; returns the reasons why some aren't indexed."
-    known = {path for path in paths if (entry := self.base.ledger.get(path)) and entry.readers is not None}
-    unread = {}
-    for some, names in ((sorted(known), readers), ([path for path in paths if path not in known], readers or [user])):
+    there = [path for path in paths if Path(path).exists()]
+    known = {path for path in there if (entry := self.base.ledger.get(path)) and entry.readers is not None}
+    unread = {path: "it was deleted before it was read" for path in paths if path not in there}
+    for some, names in ((sorted(known), readers), ([path for path in there if path not in known], readers or [user])):
         if some: unread |= self.base.add(some, names).unread
     return unread
 

@@ -6,6 +6,7 @@
 __all__ = ['TYPES', 'ErrorDetail', 'ErrorBody', 'ServiceError', 'as_service_error', 'read_json']
 
 # %% ../../nbs/4_enterprise/09_0_1_errors.ipynb #c02
+import errno
 import json
 import re
 
@@ -15,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 # %% ../../nbs/4_enterprise/09_0_1_errors.ipynb #c07
 TYPES = {400: "bad_request", 401: "authentication", 403: "permission", 404: "not_found", 405: "method_not_allowed", 409: "conflict",
          411: "length_required", 413: "too_large", 415: "content_type", 421: "wrong_host", 422: "invalid", 429: "rate_limit",
-         500: "internal", 502: "model_failed", 503: "busy", 504: "too_slow"}
+         500: "internal", 502: "model_failed", 503: "busy", 504: "too_slow", 507: "full"}
 
 
 class ErrorDetail(BaseModel):
@@ -63,8 +64,14 @@ def as_service_error(
     if isinstance(problem, TimeoutError): return ServiceError(504, "the answer took too long", "ask something shorter, or try later")
     if isinstance(problem, ConnectionError):
         return ServiceError(502, "the model or the documents can't be reached", "try again, or tell whoever runs it")
+    if _is_full(problem): return ServiceError(507, "the disk of the service is full", "tell whoever runs it")
     if isinstance(problem, DBAPIError): return ServiceError(503, "the database doesn't answer", "ask again in some seconds", wait=5)
     return ServiceError(500, "something broke inside the service", "try again; if that doesn't help, report the request id")
+
+
+def _is_full(problem: Exception) -> bool:
+    cause = getattr(problem, "orig", problem)  # what SQLAlchemy has wrapped
+    return getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or getattr(cause, "sqlite_errorname", "") == "SQLITE_FULL"
 
 
 def _one_line(problem: Exception) -> str:

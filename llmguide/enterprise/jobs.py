@@ -17,6 +17,7 @@ from sqlalchemy import JSON, Column, Float, Index, Integer, String, Table, Text,
 from sqlalchemy.exc import DBAPIError
 
 from .database import create_tables, tables
+from .errors import as_service_error
 from .history import new_id
 from .ledger import StoreBusy
 
@@ -138,7 +139,7 @@ def _do(runner: JobRunner, job: dict) -> None:
     except DBAPIError: raise  # what can't be noted now is done again
     except Exception as problem:
         logging.getLogger(__name__).exception("a job failed")
-        _note(runner, job, status=FAILED, error=f"{type(problem).__name__}: {problem}"[:500])
+        _note(runner, job, status=FAILED, error=as_service_error(problem).message)
 
 
 JobRunner._do = _do

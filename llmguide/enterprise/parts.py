@@ -7,8 +7,8 @@ __all__ = ['LOCAL', 'NO_KEY', 'FRESH', 'check_start', 'file_state', 'Parts']
 
 # %% ../../nbs/4_enterprise/09_0_parts.ipynb #c02
 import asyncio
-import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -169,11 +169,9 @@ async def watch_audit(self: Parts) -> None:
 
 
 @patch
-def audit_events(self: Parts, most: int = 500) -> list[dict]:
-    "The last events of the audit log."
-    try: lines = Path(self.settings.service_dir / "audit.jsonl").read_bytes()[-1_000_000:].splitlines()[-most:]
-    except FileNotFoundError: return []
-    return [json.loads(line) for line in lines if line.startswith(b"{") and line.endswith(b"}")]
+def check_disk(self: Parts) -> None:
+    "Raise OSError where the service's folder has no room for one more upload."
+    if shutil.disk_usage(self.settings.service_dir).free < self.settings.upload_megabytes * 1e6: raise OSError("the disk is full")
 
 
 @patch

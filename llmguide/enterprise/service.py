@@ -33,7 +33,7 @@ from .watched import count_complaints
 from .withdrawn import withdraw
 from ..settings import assets
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c05
+# %% ../../nbs/4_enterprise/09_service.ipynb #c09
 router = APIRouter(route_class=StrictRoute, responses=PROBLEMS)
 
 
@@ -59,7 +59,7 @@ async def me(request: Request, asker: Asker) -> dict:
     "Who the key belongs to, and what it may do."
     return {"user": asker.user, "roles": sorted(asker.roles), "open": _parts(request).is_open}
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c06
+# %% ../../nbs/4_enterprise/09_service.ipynb #c10
 @router.get("/api/conversations", tags=["conversations"])
 async def conversations(request: Request, asker: Asker) -> dict:
     "The caller's conversations, the newest first."
@@ -89,7 +89,7 @@ async def delete_conversation(request: Request, asker: Asker, conversation: Id) 
     with not_yours("conversation"): await asyncio.to_thread(_parts(request).history.delete, conversation, asker.user)
     return {"deleted": conversation}
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c08
+# %% ../../nbs/4_enterprise/09_service.ipynb #c12
 class Decision(BaseModel):
     "Yes or no."
     accept: bool
@@ -102,29 +102,30 @@ async def confirm(request: Request, asker: Asker, id: Id, body: Decision) -> dic
     await _parts(request).note("confirmed" if body.accept else "declined", asker, action=id)
     return {"response": said}
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c10
+# %% ../../nbs/4_enterprise/09_service.ipynb #c14
 @router.get("/health", tags=["service"])
 async def health(request: Request) -> JSONResponse:
     "Which parts don't work as they should; 503 until the models are there, 200 from then on, also while something is degraded."
     parts = _parts(request)
     found = {"documents": None, "model": None}
-    states = {"engine": "ok", "database": "ok", "limits": "ok" if parts.limiter.healthy else "local"}
+    states = {"engine": "ok", "database": "ok", "disk": "ok", "limits": "ok" if parts.limiter.healthy else "local"}
     try: found |= await asyncio.wait_for(parts.engine.health(), 5)
     except Exception as problem: states["engine"] = type(problem).__name__
-    try: await asyncio.wait_for(asyncio.to_thread(parts.check_database), 5)
-    except Exception as problem: states["database"] = type(problem).__name__
+    for name, check in (("database", parts.check_database), ("disk", parts.check_disk)):
+        try: await asyncio.wait_for(asyncio.to_thread(check), 5)
+        except Exception as problem: states[name] = type(problem).__name__
     states |= found.pop("parts", {})
     starting = states["engine"] != "ok" and not parts.engine.started
     status = "starting" if starting else "ok" if set(states.values()) == {"ok"} else "degraded"
     return JSONResponse({"status": status, "version": __version__, **found, "parts": states}, 503 if starting else 200)
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c11
+# %% ../../nbs/4_enterprise/09_service.ipynb #c15
 async def metrics() -> Response:
     "Metrics in the format of Prometheus."
     body, kind = await asyncio.to_thread(exposition)
     return Response(body, media_type=kind)
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c13
+# %% ../../nbs/4_enterprise/09_service.ipynb #c17
 WEB = assets().parent / "web"
 
 
@@ -159,7 +160,7 @@ def docs_page(
     head += '<link rel="icon" href="/icon.svg">'
     return f'{head}<main><h1>llmguide API</h1><p><a href="/openapi.json">openapi.json</a></p>{items}</main></html>'
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c15
+# %% ../../nbs/4_enterprise/09_service.ipynb #c19
 def add_security(app: FastAPI) -> None:
     "Say in the OpenAPI document which paths need a key."
     plain = app.openapi
@@ -173,7 +174,7 @@ def add_security(app: FastAPI) -> None:
 
     app.openapi = with_security
 
-# %% ../../nbs/4_enterprise/09_service.ipynb #c17
+# %% ../../nbs/4_enterprise/09_service.ipynb #c21
 def create_app(
     settings: ServiceSettings | None = None,  # None: from the environment
     engine=None,  # AnswerEngine or EngineClient; None: by the settings

@@ -23,7 +23,6 @@ from pydantic import BaseModel, Field
 from .access import Principal
 from .ask import Id, not_yours
 from .door import PROBLEMS, Asker, StrictRoute, must
-from .errors import ServiceError
 from .jobs import add_job, cancel_job, get_job
 
 # %% ../../nbs/4_enterprise/09_5_1_documents.ipynb #c07
@@ -72,14 +71,10 @@ def store_files(
     uploads: list[UploadFile],
     folder: Path,  # of the user
 ) -> list[Path]:
-    "Where uploads lie now; raises ServiceError (507) when there is no room."
+    "Where uploads lie now; raises OSError when there is no room."
     taken: set[str] = set()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return [_store_file(upload, folder, taken) for upload in uploads]
-    except OSError as problem:
-        remedy = "tell whoever runs the service: the disk may be full"
-        raise ServiceError(507, f"the files can't be kept ({problem.strerror})", remedy) from None
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_store_file(upload, folder, taken) for upload in uploads]
 
 # %% ../../nbs/4_enterprise/09_5_1_documents.ipynb #c15
 router = APIRouter(route_class=StrictRoute, responses=PROBLEMS, tags=["documents"])
