@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from llmguide.finetuning.choose import CARDS, Device, estimate, recommend, sizes
+from llmguide.finetuning.choose import CARDS, Device, estimate, recommend
+from llmguide.finetuning.sizes import sizes
 from llmguide.finetuning.methods import METHODS, apply, method
 
 KNOWN = {  # type -> (billions of parameters of the type's default configuration, to a tenth)
