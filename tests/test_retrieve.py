@@ -8,7 +8,7 @@ import pytest
 
 from llmguide.enterprise.evaluate import abstention_curve, answer_f1, evaluate, is_right, read_questions, same_source
 from llmguide.enterprise.glossary import Glossary, load_glossary
-from llmguide.enterprise.retrieve import DEPTH, WEIGHTS, close_reading, dense_weight, explain, retrieve
+from llmguide.enterprise.retrieve import DEPTH, WEIGHTS, close_reading, cross_encoder, dense_weight, explain, retrieve
 from llmguide.enterprise.split import rough_tokens, sentence_spans, split_document
 from llmguide.passages import lexical_terms, make_chunk, may_see, searchable
 from llmguide.store import Hit, LanceStore
@@ -312,3 +312,35 @@ def test_evaluation_of_a_system_that_knows_nothing(tmp_path):
     values = {figure.name: figure.interval.value for figure in result.figures}
     assert values["recall@1"] == values["right"] == values["answered"] == 0 and values["unanswerable refused"] == 1
     assert result.curve == [] and abstention_curve(result.rows) == []
+
+
+# ---- a cross-encoder
+
+
+def small_cross_encoder(folder):
+    """A cross-encoder with drawn weights on disk, as a hub's folder looks: it judges, if badly."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from llmguide.catalog import resolve
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(resolve("all-minilm-l6-v2").path)
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "num_labels": 1}
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_cross_encoder_from_a_folder_orders_the_first_candidates(tmp_path):
+    from sentence_transformers import CrossEncoder
+
+    store, encoder = ListStore([make_chunk(f"{n}.md", f"leave rule number {n} of the house") for n in range(8)]), WordEncoder()
+    folder, question = small_cross_encoder(tmp_path / "judge"), "Which leave rule?"
+    found = retrieve(store, encoder, question, 8, rerank=cross_encoder(str(folder), texts=5))
+    plain = retrieve(store, encoder, question, 8)
+    pairs = [(question, hit.chunk.text) for hit in plain[:5]]
+    scores = CrossEncoder(str(folder)).predict(pairs, show_progress_bar=False)
+    wanted = [plain[n].chunk.source for n in np.argsort(-scores)]
+    assert [hit.chunk.source for hit in found] == wanted + [hit.chunk.source for hit in plain[5:]]
+    assert wanted != [hit.chunk.source for hit in plain[:5]]

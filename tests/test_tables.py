@@ -139,6 +139,14 @@ def test_a_table_of_five_thousand_rows_takes_seconds():
     assert told.value == "EUR 7,066.50" and time.perf_counter() - start < 10
 
 
+@pytest.mark.parametrize("question, headers, row", [
+    ("How long is the probation period?", ["When", "What"], ["Day 100", "Decision about the probation"]),
+    ("试用期多长？", ["时间", "内容"], ["第100天", "决定试用期是否转正"])])
+def test_a_moment_is_no_length_of_time(question, headers, row):
+    hits = hits_of(markdown(headers, [["Day 1", "Badge"], row]))
+    assert table_answer(question, hits) is None
+
+
 def test_plans_that_hold_nothing_give_nothing():
     table = read_tables(SITES)[0]
     assert compute(table, Plan("share", ("Employees",))) is None

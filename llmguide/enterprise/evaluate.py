@@ -11,9 +11,10 @@ __all__ = ['answer_units', 'exact_match', 'answer_f1', 'holds_answer', 'is_right
 import math
 import os
 import re
+import time
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from ..intervals import Interval, bootstrap_interval, wilson_interval
 from ..load import read_table
+from ..stories import clock
 
 # %% ../../nbs/4_enterprise/02_evaluate.ipynb #c08
 _BETWEEN_DIGITS = re.compile(r"(?<=\d),(?=\d)")  # 1,800 is 1800
@@ -241,16 +243,28 @@ class Evaluation(NamedTuple):
                 "curve": [point._asdict() for point in self.curve], "rows": [row._asdict() for row in self.rows]}
 
 
+def _counted(questions: list[Question], report: Callable) -> Iterator[Question]:
+    "The questions, and after every tenth a line: how far, how fast, how long still."
+    start = time.monotonic()
+    for number, question in enumerate(questions, 1):
+        yield question
+        if number % 10 and number < len(questions): continue
+        rate = number / max(time.monotonic() - start, 1e-3)
+        left = clock((len(questions) - number) / rate)
+        report(f"{number:,} of {len(questions):,} questions, {rate:.1f} a second, {left} left")
+
+
 def evaluate(
     ask: Callable,  # Question -> dict with answer, sources, refused, confidence
     questions: list[Question],  # see read_questions
     search: Callable | None = None,  # Question -> hits, best first; None: recall over the sources of the answer
     ks: tuple[int, ...] = (1, 5),  # places for recall
+    report: Callable | None = None,  # called with a line of progress after every tenth question
 ) -> Evaluation:
     "Ask every question and compare; raises ValueError when there are none."
     if not questions: raise ValueError("there are no questions: give at least one")
     found = lambda question: [hit.chunk.source for hit in search(question)] if search else None  # noqa: E731
-    rows = [score_question(question, ask(question), found(question)) for question in questions]
+    rows = [score_question(each, ask(each), found(each)) for each in (_counted(questions, report) if report else questions)]
     kinds = {kind: [row for row in rows if row.kind == kind] for kind in dict.fromkeys(row.kind for row in rows)}
     each = {kind: figures_of(own, ks) for kind, own in kinds.items()} if len(kinds) > 1 else {}
     return Evaluation(figures_of(rows, ks), each, abstention_curve(rows), rows)

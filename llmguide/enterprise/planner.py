@@ -217,10 +217,13 @@ def plan_by_rules(
 # %% ../../nbs/4_enterprise/03_6_planner.ipynb #c28
 _DEMANDS = [(MONEY, re.compile(r"\bcosts?\b|\bprices?\b|多少钱|价格|费用", re.IGNORECASE)),
             ({"date"}, re.compile(r"^when\b|什么时候|何时", re.IGNORECASE))]
+_LASTS = re.compile(r"\bhow long\b|多长|多久", re.IGNORECASE)
+_MOMENT = re.compile(r"^(?:when|date)\b|^(?:何时|时间|日期)$", re.IGNORECASE)
 
 
 def _fits(question: str, table: Table, column: str) -> bool:
     "Whether a column can hold what is asked: a cost is no number of hours, a day no interval; texts and bare numbers may."
+    if _LASTS.search(question) and _MOMENT.search(column): return False  # day 100 is no length
     units = {value.unit for value in column_values(table, column) if value} if is_numeric(table, column) else set()
     return all(not pattern.search(question) or not units - {""} or units & kinds for kinds, pattern in _DEMANDS)
 
