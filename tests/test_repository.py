@@ -85,6 +85,13 @@ def test_results_can_be_read_back():
             assert load_curve(path.stem, folder=ROOT / "results"), path.name
 
 
+def test_the_readme_shows_the_scoreboard_of_the_results():
+    """A figure measured again is not left as it was on the first page: run nbs/index.ipynb, then `make export`."""
+    from llmguide.evidence import scoreboard_markdown
+
+    assert scoreboard_markdown(folder=ROOT / "results").strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_notebook_cells_have_ids():
     """Exported modules name their cells by id, so every cell needs one, and only once."""
     for path, notebook in notebooks():
