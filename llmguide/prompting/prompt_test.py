@@ -91,12 +91,9 @@ class PromptTests:
 
     def complaints(self) -> list[str]:
         "A line for each test that failed, with where it stands and what doesn't hold, and for each that can't fail."
-        failed = [each for each in self.outcomes if not each.passed]
-        said = [f"{each.output[: 60 if each.seconds else 200]!r} fails {'; '.join(each.failures)}" for each in failed]
-        where = [f"{self.file.name} line {each.case.line}: {each.case.description}, {each.prompt}, {each.provider}" for each in failed]
         idle = [f"{self.file.name} line {each.line}: {each.description} can't fail: give it an assert" for each in self.file.cases
                 if not each.assertions]
-        return [f"{place}: {what}" for place, what in zip(where, said)] + idle
+        return [_complaint(self.file.name, each) for each in self.outcomes if not each.passed] + idle
 
     def as_plain(self) -> dict:
         "All of it as plain types for JSON."
@@ -111,6 +108,12 @@ class PromptTests:
         return write_page(path, self.file.description, about, _sections(self))
 
 # %% ../../nbs/2_prompting/04_prompt_test.ipynb #c14
+def _complaint(file: str, outcome: Outcome) -> str:
+    "Where a test stands that failed, and what doesn't hold."
+    place = f"{file} line {outcome.case.line}: {outcome.case.description}, {outcome.prompt}, {outcome.provider}"
+    return f"{place}: {outcome.output[: 60 if outcome.seconds else 200]!r} fails {'; '.join(outcome.failures)}"
+
+
 def _plain(outcome: Outcome) -> dict:
     "An outcome as plain types, with the test's description, line and values."
     plain = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
