@@ -108,12 +108,13 @@ def confusions(about, names, wanted, sent, most=6):
 
 
 def desks():
-    """The four desks on validation rows, on tickets written at another time, and on what no other desk is for, by language."""
+    """The four desks, by language: validation rows, tickets written at another time, what no other desk is for, fresh messages."""
     encoder, found = open_encoder("all-minilm-l6-v2-int8"), []
     ways = {"rules": rule_intent, "words": letters, "words and rules": detect_intent,
             "meaning and rules": lambda text: detect_intent(text, encoder)}
     folder = project_folder() / "data"
-    sets = {"validation": parts()[1], "tickets": read_table(folder / "tickets.csv"), "general": read_table(folder / "general_messages.csv")}
+    files = {"tickets": "tickets.csv", "general": "general_messages.csv", "messages": "desk_messages.csv"}
+    sets = {"validation": parts()[1]} | {name: read_table(folder / file) for name, file in files.items()}
     for name, rows in sets.items():
         for language in ("en", "zh"):
             for method, answer in ways.items():

@@ -1,8 +1,9 @@
 """How frequently the right thing is done for a message: the right tool, arguments and effect; run by `llmguide evidence tools`.
 
-Each task of data/tool_tasks.jsonl that isn't marked dev is put to a chooser in a fresh copy of the orders. It counts as done
-when the tool and its arguments are the wanted ones, the answer holds what it must, nothing was paid before the yes, and after
-the yes exactly what was wanted. Documents are asked where no tool is wanted. What a model chose is kept: a stopped run goes on.
+Each task of data/tool_tasks.jsonl in the part test is put to each chooser in a fresh copy of the orders, and those of the part
+later to the rules alone. It counts as done when the tool and its arguments are the wanted ones, the answer holds what it must,
+nothing was paid before the yes, and after the yes exactly what was wanted. Documents are asked where no tool is wanted. What a
+model chose is kept: a stopped run goes on. Names of choosers on the command line: only these, the others' lines are kept.
 """
 
 import json
@@ -20,7 +21,7 @@ from llmguide.enterprise.evaluate import is_right
 from llmguide.enterprise.orders import open_orders, order_tools
 from llmguide.enterprise.refuse import language_of
 from llmguide.enterprise.tools import Confirmations, confirm
-from llmguide.evidence import record_curve, wilson_interval
+from llmguide.evidence import load_curve, record_curve, wilson_interval
 from llmguide.load import read_table
 from llmguide.settings import get_settings
 
@@ -85,8 +86,9 @@ def chooser(name):
     except FileNotFoundError as problem: return print(f"    left out: {problem}")
 
 
-def point(name, tasks, kept, folder, base):
-    """The line of a chooser: how many tasks are done, by language and by kind, and how long a choice takes."""
+def point(name, part, kept, folder, base):
+    """The line of a chooser: how many tasks of a part are done, by language and by kind, and how long a choice takes."""
+    tasks = [row for row in read_table(DATA / "tool_tasks.jsonl") if row["part"] == part]
     choose = chooser(name)
     if choose is None: return None
     choose = kept_chooser(name, choose, kept)
@@ -103,7 +105,7 @@ def point(name, tasks, kept, folder, base):
 
     kinds = {kind: share("kind", kind) for kind in dict.fromkeys(task["kind"] for task in tasks)}
     times = sorted(row["seconds"] for key, row in kept.items() if key.startswith(f"{name}\n"))
-    return {"chooser": name, "tasks": len(done), "done": sum(done.values()), "value": whole.value, "low": whole.low, "high": whole.high,
+    return {"chooser": name, "part": part, "tasks": len(done), "done": sum(done.values()), **whole._asdict(),
             "en": share("language", "en"), "zh": share("language", "zh"), "kinds": kinds, "seconds": round(times[len(times) // 2], 4)}
 
 
@@ -111,18 +113,20 @@ def main():
     """Ask what isn't asked yet, and record a line for each chooser."""
     from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
 
-    tasks = [row for row in read_table(DATA / "tool_tasks.jsonl") if row["part"] == "test"]
+    chosen = sys.argv[1:] or CHOOSERS
     file = get_settings().cache_dir / "evidence" / f"{RESULT}.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     note = ("right tool, right arguments, right answer, nothing paid without a yes; models choose under an enforced schema, "
-            "median seconds of a choice; tasks written for this project, the dev part left out")
-    points = []
+            "median seconds of a choice; tasks written for this project: test after the rules, which were mended once with its "
+            "failures, later by whoever mended them, before anything of it was measured, and mended again with two of its failures")
+    points = [row for row in load_curve(RESULT) if row["chooser"] not in chosen]
     with tempfile.TemporaryDirectory() as folder, EnterpriseKnowledgeBase(DATA / "handbooks") as base:
-        for name in CHOOSERS:
-            try: points += filter(None, [point(name, tasks, kept, folder, base)])
+        for name, part in [(name, "test") for name in chosen] + [("rules", "later")] * ("rules" in chosen):
+            try: points += filter(None, [point(name, part, kept, folder, base)])
             finally: file.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
-            record_curve(RESULT, points, note=note, data="tool_tasks.jsonl")  # after each: the last model takes longest
+            order = sorted(points, key=lambda row: (CHOOSERS.index(row["chooser"]), row.get("part") == "later"))
+            record_curve(RESULT, order, note=note, data="tool_tasks.jsonl")  # after each: the last model takes longest
             print("   ", points[-1], flush=True)
     file.unlink()
     return 0

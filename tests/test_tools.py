@@ -1,6 +1,9 @@
 """Tools: no argument that the types forbid, no effect without one yes of the right person, and the tasks that the rules were made with."""
 
+import random
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -113,6 +116,88 @@ def test_many_yeses_at_once_pay_once(tmp_path, request):
         with engine.connect() as database:
             assert database.exec_driver_sql(f"SELECT count(*) FROM pending_actions WHERE id = '{id}'").scalar_one() == 0
         engine.dispose()
+
+
+CHILD = """
+import sqlite3, sys, time
+from llmguide.enterprise.database import open_database
+from llmguide.enterprise.tools import Confirmations, confirm, make_tool
+
+folder, id = sys.argv[1:]
+
+def pay(amount: int) -> str:
+    "Pay, which takes a while."
+    time.sleep(0.01)
+    with sqlite3.connect(f"{folder}/bank.sqlite") as bank: bank.execute("INSERT INTO paid VALUES (?)", (amount,))
+    time.sleep(0.01)
+    return "paid"
+
+confirmations = Confirmations(open_database(f"sqlite:///{folder}/a.sqlite"))
+print("ready", flush=True)
+sys.stdin.readline()
+confirm(confirmations, id, "ann", [make_tool(pay, effect=True, confirm={"en": "Pay {amount}?"})])
+print("paid", flush=True)
+"""
+
+
+def say_yes(folder, id, seconds):
+    """A process says yes and is killed after so many seconds; whether it could still say that all was well."""
+    process = subprocess.Popen([sys.executable, "-c", CHILD, str(folder), id], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    time.sleep(seconds)
+    process.kill()
+    return "paid" in process.communicate()[0]
+
+
+@pytest.mark.soak
+def test_a_process_killed_after_a_yes_pays_once_at_most(tmp_path, repetitions):
+    def pay(amount: int) -> str:
+        "Pay."
+        return "" if bank.execute("INSERT INTO paid VALUES (?)", (amount,)) else ""
+
+    bank = sqlite3.connect(tmp_path / "bank.sqlite", isolation_level=None, check_same_thread=False)
+    bank.execute("CREATE TABLE paid (amount INTEGER)")
+    engine, draw, seen = open_database(f"sqlite:///{tmp_path}/a.sqlite"), random.Random(5), set()
+    confirmations, tool = Confirmations(engine), make_tool(pay, effect=True, confirm={"en": "Pay {amount}?"})
+    for amount in range(repetitions(4, 100)):
+        id = confirmations.propose(tool, {"amount": amount}, "ann")
+        well = say_yes(tmp_path, id, (0.0, 0.01, 0.02, 0.2)[amount] if amount < 4 else draw.uniform(0, 0.05))
+        paid = lambda: bank.execute("SELECT count(*) FROM paid WHERE amount = ?", (amount,)).fetchone()[0]  # noqa: B023, E731
+        listed, before = id in {row["id"] for row in confirmations.unfinished(minutes=0)}, paid()
+        assert before == 1 and not listed if well else before <= 1
+        try: confirm(confirmations, id, "ann", [tool])  # she asks again
+        except KeyError: seen.add("cut off" if listed else "done")
+        else: seen.add("not begun")
+        assert paid() == 1 or listed and paid() == 0, (amount, before, listed)  # once, or for a person to look at
+    assert "done" in seen and len(seen) > 1, seen
+    bank.close()
+    engine.dispose()
+
+
+MIXED = {
+    "order number 订单号 BR-1005": ("order_status", {"number": "BR-1005"}),
+    "订单号BR-1005, where is it?": ("order_status", {"number": "BR-1005"}),
+    "how many orders 订单 in 上海 in 3月": ("order_figures", {"measure": "count", "city": "Shanghai", "month": "2026-03"}),
+    "I want a refund 退款 for BR-1009, amount 金额 20 欧元": ("refund", {"number": "BR-1009", "amount": "20"}),
+    "订单(order)BR-1005，金额(amount)20 EUR，请 refund": ("refund", {"number": "BR-1005", "amount": "20"}),
+    "请不要 refund 20 EUR for 订单 BR-1005": None}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MIXED)
+def test_two_languages_in_one_message(shop, text):
+    call = choose_by_rules(text, shop[0])
+    assert (call and (call.tool, call.arguments)) == MIXED[text]
+
+
+@pytest.mark.parametrize("text, declined", [
+    ("The pump does not work, please refund 20 EUR for BR-1009", False), ("BR-1009的货不能用，请退款20欧元", False),
+    ("Refund order no BR-1009, 20 EUR", False), ("少发一个零件,请退回20.5欧元,BR-1009", False),
+    ("I do not want a refund for BR-1009, 20 EUR", True), ("No refund please, BR-1009, 20 EUR", True),
+    ("BR-1009不需要退款20欧元", True), ("Refund BR-1009 20 EUR without asking", True)])  # fmt: skip
+def test_a_not_counts_where_it_stands_beside_the_refund(shop, text, declined):
+    assert (choose_by_rules(text, shop[0]) is None) == declined
 
 
 def test_steps_end(shop):

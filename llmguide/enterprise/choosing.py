@@ -39,7 +39,7 @@ class Call(NamedTuple):
     arguments: dict
     lacking: tuple[str, ...] = ()
 
-
+# %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c07b
 def _said(text: str, marks: list):
     "The value of an argument in a text; None where it isn't said."
     for mark in marks:
@@ -61,9 +61,16 @@ def fill_arguments(
     return Call(tool.name, {name: value for name, value in found.items() if value is not None}, lacking)
 
 # %% ../../nbs/4_enterprise/08_3_1_choosing.ipynb #c09
-_NEGATED = re.compile(r"\b(?:don't|do not|never|without|not)\b|不要|(?<![特级性类分区])别(?!的)|不想|无需|不用", re.IGNORECASE)
-_GENERAL = re.compile(r"^\W*(?:how|why|who|what|when|which)\b|怎么(?!还)|如何|为什么|谁|什么|多久|哪些", re.IGNORECASE)
-_OWN = re.compile(r"\b(?:my|mine|please)\b|我|请", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:don't|never|without|not|no (?=[a-z]+\b(?!-)))\b|"  # no refund, but not order no BR-1042
+                      r"不(?:要|想|用|需要|必)|(?<![特级性类分区])别(?!的)|无需", re.IGNORECASE)
+_CLAUSE = re.compile(r"[,:;!?，：。；！？]|\.\s")  # where one ends
+_GENERAL = re.compile(r"^\W*(?:how|why|who|what|which)\b|怎么(?!还)|如何|为什么|谁|什么(?!时候)|哪些", re.IGNORECASE)
+_OWN = re.compile(r"\b(?:my|mine|please)\b|我|请(?!问)", re.IGNORECASE)
+
+
+def _declined(text: str, tool: Tool) -> bool:
+    "Whether a clause of a text holds both the tool's cue and a negation."
+    return any(_NEGATED.search(each) and re.search(tool.cue, each, re.IGNORECASE) for each in _CLAUSE.split(text))
 
 
 def choose_by_rules(
@@ -74,7 +81,7 @@ def choose_by_rules(
     "The call that a sentence means, by cues and patterns; None where no tool is meant."
     text = re.sub(r"[\w－．]+", lambda word: unicodedata.normalize("NFKC", word.group()), text)  # ２０ and 20 are one number
     meant = [] if results else [tool for tool in tools if tool.cue and re.search(tool.cue, text, re.IGNORECASE)]
-    if any(tool.effect for tool in meant) and _NEGATED.search(text): return None
+    if any(tool.effect and _declined(text, tool) for tool in meant): return None
     calls = [(tool.effect, fill_arguments(text, tool)) for tool in meant]
     general, own = _GENERAL.search(text), _OWN.search(text)
     fits = [(effect, call) for effect, call in calls if not call.lacking or not general and (own or call.arguments)]

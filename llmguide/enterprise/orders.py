@@ -42,11 +42,11 @@ Number = Annotated[str, Field(pattern="^BR-[0-9]{4}$", description="order number
                    Asked({"en": "the order number", "zh": "订单号"}), Find(r"(?<![A-Za-z0-9])(BR-\d{4})(?!\d)")]
 Amount = Annotated[float, Field(gt=0, le=500, description="amount in EUR 金额（欧元）"),
                    Asked({"en": "the amount in EUR", "zh": "金额（欧元）"}),
-                   Find(r"(?<![A-Za-z\d.,-])(?<!minus )(?<!负)(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|"
+                   Find(r"(?<![A-Za-z\d.-])(?<!\d,)(?<!minus )(?<!负)(\d+(?:\.\d{1,2})?) ?(?:eur(?:os?)?\b|€|欧元|欧)|"
                         r"(?:\beur|€) ?(\d+(?:\.\d{1,2})?)(?![\d-]|[.,]\d)")]
 Measure = Annotated[str, Field(pattern="^(count|total|average)$", description="count, total or average"), Choose({
-    "average": r"\baverage\b|\bmean\b|平均",
-    "total": r"\btotal\b|\bsum\b|\bvalue\b|\bworth\b|altogether|how much|金额|总额|多少钱|总价|总值",
+    "average": r"\baverage\b|\bmean\b|平均|均价",
+    "total": r"\btotal\b|\bsum\b|\bvalue\b|\bworth\b|altogether|how much|金额|总额|多少钱|多少欧|总价|总值",
     "count": r"how many|\bnumber of\b|\bcount\b|多少[个张笔单]?|几[个张笔单]|数量"})]
 Status = Annotated[str | None, Field(pattern="^(open|shipped|delivered|cancelled)$", description="of the orders"), Choose({
     "cancelled": r"\bcancel+ed\b|取消", "delivered": r"\bdelivered\b|\barrived\b|送达|签收|已到货",
@@ -68,10 +68,13 @@ _REFUNDED = {True: {"en": "{amount:.2f} EUR are paid back for {number}.", "zh": 
              False: {"en": "Nothing was paid: {number} isn't yours, was less, or was refunded before.",
                      "zh": "未退款：{number} 不是您的订单、金额不足或已经退过款。"}}
 _CONFIRM = {"en": "Pay {amount} EUR back for order {number}? Please confirm.", "zh": "要为订单 {number} 退款 {amount} 欧元吗？请确认。"}
-_CUES = {  # an order's number alone asks for its status
-    "status": r"(?<![A-Za-z0-9])BR-\d{4}|\bwhere\b|\bstatus\b|\barrive|\bshipped\b|\bdelivered\b|\btrack|到哪|状态|进度|发货|到货|送达|查",
-    "figures": r"\borders\b|\border (?:value|amount|total)|\bcustomers?\b.{0,30}\border|订单|单子",
-    "refund": r"\brefund|money back|(?:pay|give)\b.{0,12}\bback|reimburse|退款|退还|退[^货订]?.{0,6}欧|退给我|退.{0,10}钱"}
+_CUES = {  # an order's number alone asks for its status, an amount of money that is to come back for a refund
+    "status": r"(?<![A-Za-z0-9])BR-\d{4}|\bwhere\b|\bstatus\b|\barrive|\bshipped\b|\bshipment\b|\bdelivered\b|\btrack|"
+              r"到哪|状态|进度|进展|发货|到货|送达|签收|查",
+    "figures": r"\borders\b|\border (?:value|amount|total)|\bcustomers?\b.{0,30}\border|"
+               r"\b(?:average|mean|total)\b.{0,30}\border\b|\border\b.{0,30}\b(?:average|mean|total)\b|订单|单子|[几少每]单",
+    "refund": r"\brefund|money back|\b(?:pay|give|send)\b.{0,12}\bback|reimburse|(?:\beur|€).{0,20}\breturn|\breturn.{0,20}(?:\beur|€)|"
+              r"退款|退还|返还|退给我|退.{0,10}钱|退(?![货订]).{0,8}欧|欧.{0,10}退(?![货订])"}
 _MEASURES = {"count": "COUNT(*)", "total": "COALESCE(SUM(amount), 0)", "average": "COALESCE(AVG(amount), 0)"}
 
 # %% ../../nbs/4_enterprise/08_4_1_orders.ipynb #c10

@@ -157,6 +157,29 @@ def decide(
         name, arguments = database.execute(select(column.tool, column.arguments).where(column.id == id)).one()
     return name, json.loads(arguments)
 
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c13u
+@patch
+def finish(
+    self: Confirmations,
+    id: str,  # of a proposal that was accepted
+) -> None:
+    "Write down that the function of a proposal has ended well."
+    with self.engine.begin() as database:
+        database.execute(update(pending_table).where(pending_table.c.id == id).values(status="done"))
+
+
+@patch
+def unfinished(
+    self: Confirmations,
+    minutes: float = MINUTES,  # since it was proposed: a younger one may be running
+) -> list[dict]:
+    "Accepted proposals whose function failed, hung or was cut off by a crash, the oldest first: id, user, time, tool, arguments."
+    column = pending_table.c
+    left = (column.status == "accepted") & (column.time < time.time() - 60 * minutes)
+    chosen = select(column.id, column.user, column.time, column.tool, column.arguments).where(left).order_by(column.time)
+    with self.engine.connect() as database: rows = database.execute(chosen).mappings().all()
+    return [row | {"arguments": json.loads(row["arguments"])} for row in map(dict, rows)]
+
 # %% ../../nbs/4_enterprise/08_3_tools.ipynb #c18
 def confirm(
     confirmations: Confirmations,
@@ -168,9 +191,12 @@ def confirm(
 ) -> str | None:
     "Run a proposed tool after the user's yes, once; None after a no. Raises KeyError, and what run_tool raises."
     name, arguments = confirmations.decide(id, user, accept)
+    if not accept: return None
     tool = {tool.name: tool for tool in tools}.get(name)
-    if accept and not tool: raise KeyError(f"there is no tool {name} any more: nothing was done")
-    return run_tool(tool, arguments, user, language) if accept else None
+    if not tool: raise KeyError(f"there is no tool {name} any more: nothing was done")
+    text = run_tool(tool, arguments, user, language)
+    confirmations.finish(id)
+    return text
 
 # %% ../../nbs/4_enterprise/08_3_tools.ipynb #c20
 def load_tools(
