@@ -78,10 +78,11 @@ def ingest(
     ledger: Ledger,
     tasks: list[Task],  # of plan
     report: Callable | None = None,  # called with a line of progress for each group
+    password: str | None = None,  # tried on PDFs and archives that need one; kept nowhere
 ) -> AddReport:
     "Read, cut, encode and write files in groups; one that can't be read is noted and stops nothing."
     done, group, start = AddReport(), [], time.monotonic()
-    outcomes = read_documents([task.path for task in tasks if not task.new.reason])
+    outcomes = read_documents([task.path for task in tasks if not task.new.reason], password=password)
     for number, task in enumerate(tasks, 1):
         chunks, reason = ([], task.new.reason) if task.new.reason else _passages(task, next(outcomes))
         if chunks: group.append((task, replace(task.new, status=INDEXED, chunks=len(chunks), reason=reason), chunks))

@@ -118,12 +118,15 @@ def open_zip(
     return archive
 
 
+_GIVE = "give it (password=… or --password), or pack it without one"
+
+
 def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo, password: str | None) -> bytes:
     "The content of a member; raises DocumentError."
     try: return archive.read(member, password.encode() if password else None)
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, RuntimeError, zlib.error) as problem:
         if "password" in str(problem).lower():
-            raise DocumentError("encrypted", "it needs a password: pass it as password=…, or pack it without one") from None
+            raise DocumentError("encrypted", f"it needs a password: {_GIVE}") from None
         raise DocumentError("broken", f"it can't be unpacked ({problem}): pack it again") from None
 
 # %% ../../nbs/4_enterprise/01_3_mail.ipynb #c16
@@ -146,7 +149,7 @@ def read_zip(
         found, problems = member_blocks(name, content, read_part)
         blocks, notes = blocks + found, notes + problems
     if locked and locked == len(members):
-        raise DocumentError("encrypted", "all its members need a password: pass it as password=…, or pack it without one")
+        raise DocumentError("encrypted", f"all its members need a password: {_GIVE}")
     return blocks, notes
 
 # %% ../../nbs/4_enterprise/01_3_mail.ipynb #c20

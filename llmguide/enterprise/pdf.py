@@ -25,7 +25,7 @@ def _open(data: bytes, password: str | None):
         if "password" not in str(problem).lower():
             raise DocumentError("broken", "the PDF is damaged or cut short: get it again, or print it to a new PDF") from None
         wrong = "the password doesn't open it" if password else "it needs a password"
-        raise DocumentError("encrypted", f"{wrong}: pass it as password=…, or save a copy without one") from None
+        raise DocumentError("encrypted", f"{wrong}: give it (password=… or --password), or save a copy without one") from None
 
 
 def _open_layout(data: bytes, password: str | None):
