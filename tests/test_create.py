@@ -13,7 +13,7 @@ from PIL import Image
 from llmguide.chat import ScriptedChat
 from llmguide.multimodal import cards, create
 from llmguide.multimodal.cards import LOOKS, contrast, draw_card, font_for, wrap
-from llmguide.multimodal.create import LENGTHS, TONES, AdCreativeGenerator, keywords
+from llmguide.multimodal.create import LENGTHS, TONES, AdCreativeGenerator, generate_ad_campaign, keywords
 from llmguide.multimodal.facts import catalogue_facts, numbers, sentences, strike, unsupported
 from llmguide.multimodal.painters import diffusion, image_service
 
@@ -48,6 +48,12 @@ def test_a_lie_never_reaches_the_campaign(lie):
     assert campaign["short_ad"] == "The Dawn 2 has a timer for 24 hours." and lie not in campaign["page"]
     assert {struck.sentence for struck in campaign["struck"]} == {lie}
     assert {"short_ad", "long_ad", "image_urls", "keywords"} <= set(campaign)
+
+
+def test_a_campaign_in_one_call():
+    said = ScriptedChat(lambda _: "The Dawn 2 has a timer for 24 hours.")
+    campaign = generate_ad_campaign(COFFEE, generator=AdCreativeGenerator(said, draws=1))
+    assert campaign["short_ad"] == "The Dawn 2 has a timer for 24 hours." and len(campaign["image_urls"]) == 2
 
 
 def test_the_draw_with_most_facts_wins():
@@ -96,6 +102,7 @@ def test_wrong_tone_length_and_type():
     with pytest.raises(ValueError, match="tone is one of"): generator.generate_text(COFFEE, "loud")
     with pytest.raises(ValueError, match="short or long"): generator.generate_text(COFFEE, length="endless")
     with pytest.raises(TypeError, match="is a dict"): generator.generate_text("Dawn 2")
+    with pytest.raises(TypeError, match="a fact is a text, got 7"): generator.generate_text({"name": "Dawn 2", "facts": ["grey", 7]})
 
 
 class Painter(BaseHTTPRequestHandler):

@@ -165,6 +165,7 @@ def test_damage_gives_a_picture_or_a_value_error(kind, repetitions):
 def test_places_that_hold_no_picture(tmp_path):
     with pytest.raises(FileNotFoundError, match="no picture .*nowhere.png: check"): load_image(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match="is a folder"): load_image(tmp_path)
+    with pytest.raises(ValueError, match="^'' is a folder"): load_image("")
     for address in ("https://example.com/a.png", "data:image/png;base64,AAAA"):
         with pytest.raises(ValueError, match="is an address"): load_image(address)
     with pytest.raises((ValueError, FileNotFoundError)): load_image("A" * 5000)

@@ -91,6 +91,7 @@ def test_a_folder_a_missing_file_and_a_name_in_chinese(tmp_path):
     with pytest.raises(ValueError, match="is a folder"): load_sound(tmp_path)
     with pytest.raises(FileNotFoundError, match="没有.wav"): load_sound(tmp_path / "没有.wav")
     assert len(load_sound(save_sound(tmp_path / "录音 1.wav", tone()))) == 8_000
+    with pytest.raises(TypeError, match="a recording is a path or bytes, not NoneType"): load_sound(None)
 
 
 def test_too_long_is_refused_before_it_fills_the_memory():

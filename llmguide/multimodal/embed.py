@@ -169,7 +169,9 @@ class MultimodalEmbedder:
 
     def encode_text(self, text: str | list[str]) -> np.ndarray:
         "The vector of a text, or a row for each; raises ValueError for an empty one."
-        for each in [text] if isinstance(text, str) else text:
+        texts = [text] if isinstance(text, str) else text
+        if not isinstance(texts, (list, tuple)): raise TypeError(f"a text is a str, or a list of them, not {type(text).__name__}")
+        for each in texts:
             if not isinstance(each, str) or not each.strip(): raise ValueError(f"{each!r} is no text: give it some words")
         return _one_or_many(self.encoder.texts, text)
 

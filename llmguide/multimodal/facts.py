@@ -152,4 +152,5 @@ def catalogue_facts(
         raise ValueError(f"a product needs a name and facts; {' and '.join(missing)} missing in {str(product)[:80]}")
     if isinstance(product["facts"], str):
         raise ValueError(f"facts of {product['name']} is one text: give a list, one fact an entry")
+    if odd := [fact for fact in product["facts"] if not isinstance(fact, str)]: raise TypeError(f"a fact is a text, got {odd[0]!r:.60}")
     return [product["name"], product.get("category", ""), *product["facts"]]

@@ -42,7 +42,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000
 def _name(source) -> str:
     "What a message calls the picture."
     if isinstance(source, (bytes, bytearray)): return f"the picture ({len(source):,} bytes)"
-    if isinstance(source, (str, Path)): return Path(source).name[:100] or str(source)
+    if isinstance(source, (str, Path)): return Path(source).name[:100] or repr(str(source))
     return "the picture"
 
 # %% ../../nbs/3_multimodal/01_0_images.ipynb #c17

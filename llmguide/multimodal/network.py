@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from fastcore.basics import patch
 
 from .tiles import Tile, read_grey, read_mask
 from .vision import CHANNELS, efficientnet_lite0, load_network
@@ -128,27 +129,39 @@ class Crops:
         "A crop as `cut` gives it, with some zoom."
         return cut(self._example(), round(self.size * math.exp(self.random.uniform(-0.4, 0.4))), self.random)
 
-    def batch(
-        self,
-        count: int,
-    ):
-        "Tensors (count, 1, size, size) of crops and of masks, (count,) whether the mask is known, (count,) kinds."
-        torch, random, drawn = require("torch", "multimodal"), self.random, [self.draw() for _ in range(count)]
-        functional, pictures, masks = torch.nn.functional, [], []
-        for crop, mask, _ in drawn:
-            both = torch.from_numpy(np.stack([crop, crop * 0 if mask is None else mask]).astype(np.float32))[None]
-            both = functional.interpolate(both, (self.size, self.size), mode="bilinear", antialias=True)
-            both = both.flip([axis for axis in (2, 3) if random.random() < 0.5])
-            pictures.append(relight(both[:, :1], random))
-            masks.append(both[:, 1:])
-        known = torch.tensor([mask is not None for _, mask, _ in drawn])
-        return torch.cat(pictures), torch.cat(masks), known, torch.tensor([kind for *_, kind in drawn])
+# %% ../../nbs/3_multimodal/05_2_network.ipynb #c17a
+@patch
+def batch(
+    self: Crops,
+    count: int,
+):
+    "Tensors (count, 1, size, size) of crops and of masks, (count,) whether the mask is known, (count,) kinds."
+    torch, random, drawn = require("torch", "multimodal"), self.random, [self.draw() for _ in range(count)]
+    functional, pictures, masks = torch.nn.functional, [], []
+    for crop, mask, _ in drawn:
+        both = torch.from_numpy(np.stack([crop, crop * 0 if mask is None else mask]).astype(np.float32))[None]
+        both = functional.interpolate(both, (self.size, self.size), mode="bilinear", antialias=True)
+        both = both.flip([axis for axis in (2, 3) if random.random() < 0.5])
+        pictures.append(relight(both[:, :1], random))
+        masks.append(both[:, 1:])
+    known = torch.tensor([mask is not None for _, mask, _ in drawn])
+    return torch.cat(pictures), torch.cat(masks), known, torch.tensor([kind for *_, kind in drawn])
 
 # %% ../../nbs/3_multimodal/05_2_network.ipynb #c21
 STEP = 8  # pixels between two places that the network marks
 WIDTH = 64  # channels of the head
 
 
+def _head(kinds: int):
+    "Torch module: (n, 64, height, width) -> (n, 1 + kinds, height, width)."
+    nn = require("torch", "multimodal").nn
+    around, mix = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False), nn.Conv2d(WIDTH, WIDTH, 1, bias=False)
+    head = nn.Sequential(nn.BatchNorm2d(WIDTH), nn.ReLU(), around, mix, nn.BatchNorm2d(WIDTH), nn.ReLU(),
+                         nn.Dropout2d(0.1), nn.Conv2d(WIDTH, 1 + kinds, 1))
+    nn.init.constant_(head[-1].bias, -1.0)  # most places are good
+    return head
+
+# %% ../../nbs/3_multimodal/05_2_network.ipynb #c21a
 def defect_network(
     kinds: int,  # of defects, at least 1
     weights: str | None = "efficientnet-lite0",  # of the early stages; None: random, to be loaded later
@@ -162,10 +175,7 @@ def defect_network(
             super().__init__()
             self.fine, self.coarse = nn.Sequential(trunk.stem, *trunk.stages[:3]), trunk.stages[3]
             self.from_fine, self.from_coarse = nn.Conv2d(CHANNELS[2], WIDTH, 1), nn.Conv2d(CHANNELS[3], WIDTH, 1)
-            around, mix = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH, bias=False), nn.Conv2d(WIDTH, WIDTH, 1, bias=False)
-            self.head = nn.Sequential(nn.BatchNorm2d(WIDTH), nn.ReLU(), around, mix, nn.BatchNorm2d(WIDTH), nn.ReLU(),
-                                      nn.Dropout2d(0.1), nn.Conv2d(WIDTH, 1 + kinds, 1))
-            nn.init.constant_(self.head[-1].bias, -1.0)  # most places are good
+            self.head = _head(kinds)
             for module in self.modules():
                 if isinstance(module, nn.BatchNorm2d): module.momentum = 0.05  # a few hundred steps must be enough
 
@@ -213,6 +223,15 @@ def defect_loss(
     return places + (picture * told).mean() + 0.3 * kind
 
 # %% ../../nbs/3_multimodal/05_2_network.ipynb #c29
+def _optimizer(network, steps: int):
+    "AdamW and the schedule of its rates, one for the trained stages and one for the head."
+    optim = require("torch.optim", "multimodal")
+    trunk = {id(weight) for part in (network.fine, network.coarse) for weight in part.parameters()}
+    groups = [{"params": [weight for weight in network.parameters() if (id(weight) in trunk) == early]} for early in (True, False)]
+    optimizer = optim.AdamW(groups, weight_decay=0.02)
+    return optimizer, optim.lr_scheduler.OneCycleLR(optimizer, [1e-3, 3e-3], total_steps=steps, pct_start=0.15)
+
+# %% ../../nbs/3_multimodal/05_2_network.ipynb #c29a
 def train_network(
     examples: Sequence[Example],
     kinds: int,
@@ -225,10 +244,7 @@ def train_network(
     torch, device = require("torch", "multimodal"), choose_runtime().device
     set_seed(seed)
     network, crops = defect_network(kinds).to(device, memory_format=torch.channels_last).train(), Crops(examples, size, seed=seed)
-    trunk = {id(weight) for part in (network.fine, network.coarse) for weight in part.parameters()}
-    groups = [{"params": [weight for weight in network.parameters() if (id(weight) in trunk) == early]} for early in (True, False)]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [1e-3, 3e-3], total_steps=steps, pct_start=0.15)
+    optimizer, schedule = _optimizer(network, steps)
     averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(max(0.0, 1 - 8 / steps))
     average, start = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=averaging, use_buffers=True), time.perf_counter()
     for step in range(1, steps + 1):

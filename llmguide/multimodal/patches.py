@@ -9,6 +9,7 @@ __all__ = ['SIDE', 'STAGES', 'patch_vectors', 'cover', 'PatchDetector']
 from collections.abc import Sequence
 
 import numpy as np
+from fastcore.basics import patch
 
 from .images import load_image
 from .vision import ImageEncoder
@@ -67,20 +68,24 @@ class PatchDetector:
         patches = (patches[drawn] - self.mean) / self.spread
         self.memory = patches[cover(patches, remembered, seed)]  # (remembered, channels)
 
-    def distances(
-        self,
-        image,  # path, bytes or PIL image
-    ) -> np.ndarray:
-        "(side / 8, side / 8) distance of each patch from the nearest remembered one."
-        patches = (patch_vectors(self.encoder, [load_image(image)], self.side)[0] - self.mean) / self.spread
-        rows, columns, channels = patches.shape
-        flat = patches.reshape(-1, channels)
-        squared = (flat**2).sum(1)[:, None] - 2 * flat @ self.memory.T + (self.memory**2).sum(1)
-        return np.sqrt(squared.min(1).clip(0)).reshape(rows, columns)
+# %% ../../nbs/3_multimodal/05_1_patches.ipynb #c17a
+@patch
+def distances(
+    self: PatchDetector,
+    image,  # path, bytes or PIL image
+) -> np.ndarray:
+    "(side / 8, side / 8) distance of each patch from the nearest remembered one."
+    patches = (patch_vectors(self.encoder, [load_image(image)], self.side)[0] - self.mean) / self.spread
+    rows, columns, channels = patches.shape
+    flat = patches.reshape(-1, channels)
+    squared = (flat**2).sum(1)[:, None] - 2 * flat @ self.memory.T + (self.memory**2).sum(1)
+    return np.sqrt(squared.min(1).clip(0)).reshape(rows, columns)
 
-    def score(
-        self,
-        image,  # path, bytes or PIL image
-    ) -> float:
-        "Distance of the oddest patch."
-        return float(self.distances(image).max())
+
+@patch
+def score(
+    self: PatchDetector,
+    image,  # path, bytes or PIL image
+) -> float:
+    "Distance of the oddest patch."
+    return float(self.distances(image).max())

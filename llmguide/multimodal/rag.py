@@ -69,7 +69,9 @@ def query_similar(
 ) -> list[Match]:
     "The nearest k, best first; [] where nothing was added. Raises ValueError for another dimension."
     if self._store is None: return []
-    hits = self._store.search(np.asarray(vector, np.float32), k=k, where=where)
+    vector, dimension = np.asarray(vector, np.float32), self._store.manifest["dimension"]
+    if vector.shape != (dimension,): raise ValueError(f"this database holds vectors of {dimension} numbers, got the shape {vector.shape}")
+    hits = self._store.search(vector, k=k, where=where)
     return [Match(hit.chunk.id, hit.score, hit.chunk.metadata) for hit in hits]
 
 

@@ -21,6 +21,7 @@ class _Source:
 
     def __init__(self, source):
         if isinstance(source, (bytes, bytearray, memoryview)): self.name, data = "the sound", bytes(source)
+        elif not isinstance(source, (str, Path)): raise TypeError(f"a recording is a path or bytes, not {type(source).__name__}")
         else:
             path = Path(source).expanduser()
             self.name = path.name
