@@ -18,7 +18,8 @@ from safetensors.torch import save
 from transformers import AutoModel
 
 from llmguide.catalog import resolve
-from llmguide.enterprise.reader import batch, kinds_of_four, load_tokenizer, make_window, part_spans, point
+from llmguide.enterprise.reader import batch, kinds_of_four, point
+from llmguide.enterprise.reader_input import load_tokenizer, make_window, part_spans
 from llmguide.enterprise.support import corruptions
 from llmguide.enterprise.facts import quotable_spans, stems
 from llmguide.settings import assets, get_settings, write_atomically

@@ -7,14 +7,15 @@ taken out, an opposite. The sentence itself and a shortened form of it must pass
 import json
 import random
 import sys
+import time
 
 from build_reader import load_squad
-from evidence_answers import CACHE, drawn, english_hits, judged, read_all
+from evidence_answers import CACHE, chosen, drawn, english_hits, judged, read_all
 
 from llmguide.catalog import resolve
 from llmguide.chat import connect
 from llmguide.enterprise.evaluate import holds_answer
-from llmguide.enterprise.answer import answer, answer_messages, passages_within
+from llmguide.enterprise.answer import MOST_SAID, answer, answer_messages, passages_within, quote_answer, sentences_of
 from llmguide.enterprise.refuse import language_of, load_confidence, weigh
 from llmguide.enterprise.facts import quotable_spans
 from llmguide.enterprise.support import corruptions, support
@@ -22,7 +23,7 @@ from llmguide.evidence import record_curve, wilson_interval
 from llmguide.replies import ScriptedChat
 from llmguide.settings import write_atomically
 
-ASKED, MODELS = 20, ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
+ASKED, MODELS = 30, ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 
 
 def support_rows(sentences, language, count=150):
@@ -51,32 +52,41 @@ def true_sentences(passages, longest=200):
     return [(text[start:end], text) for text, (start, end) in spans if (12 if language_of(text) == "zh" else 30) < end - start < longest]
 
 
-def generated(model, rows, hits):
+def generated(model, rows):
     """What a model's sentences become, for questions that pass the threshold: as they were said, and after the checks."""
     file = CACHE / f"generated-{model}.json"
-    kept = json.loads(file.read_text()) if file.exists() else []
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     chat = connect(model) if len(kept) < len(rows) else None
-    for row, found in zip(rows[len(kept) :], hits[len(kept) :]):
-        quoted = answer(row["question"], found, None, 0.0)
-        raw = chat(answer_messages(row["question"], passages_within(found, row["place"])), max_tokens=120).text
-        told = answer(row["question"], found, ScriptedChat([raw]), 0.0)
-        texts = {"as said": raw, "checked": told.text, "quoted": quoted.text}
-        right = {name: holds_answer(text, row["golds"]) for name, text in texts.items()}
-        kept.append({"question": row["question"], "golds": row["golds"], "raw": raw, "text": told.text, "reason": told.reason,
-                     "removed": list(told.removed), **right})
+    for row in rows[len(kept) :]:
+        begun, (quoted, best) = time.monotonic(), quote_answer(row["question"], row["hits"], 0.0)
+        raw = chat(answer_messages(row["question"], passages_within(row["hits"], best.place)), max_tokens=MOST_SAID).text
+        told = answer(row["question"], row["hits"], ScriptedChat([raw]), 0.0)
+        said = {"as said": raw, "checked": told.text, "quoted": quoted.text}
+        right = {name: row["kind"] == "answerable" and holds_answer(text, row["golds"]) for name, text in said.items()}
+        kept.append({"question": row["question"], "kind": row["kind"], "golds": row["golds"], "raw": raw, "text": told.text,
+                     "reason": told.reason, "sentences": len([*sentences_of(iter([raw]))]), "removed": list(told.removed), **right})
         write_atomically(file, json.dumps(kept, ensure_ascii=False, indent=1))
+        print(f"{model}: {len(kept)} of {len(rows)}, {time.monotonic() - begun:.0f} s", flush=True)
     return kept
+
+
+def generated_rows(model, kept):
+    """Shares of a model's sentences and of its answers, with intervals."""
+    said, removed = (sum(each) for each in ([row["sentences"] for row in kept], [len(row["removed"]) for row in kept]))
+    counts = {"sentences borne out": (said - removed, said), "sentences removed": (removed, said),
+              "worded by the model": (sum(row["reason"] == "generated" for row in kept), len(kept))}
+    counts |= {f"right, {name}": (sum(row[name] for row in kept), len(kept)) for name in ("as said", "checked", "quoted")}
+    return [{"model": model, "figure": name, "rows": among, **wilson_interval(count, among)._asdict()}
+            for name, (count, among) in counts.items()]
 
 
 def asked():
     """Questions of the report articles that pass the threshold, with their passages."""
     passages, questions, parts = load_squad()
     own = drawn(questions, parts, "report")
-    hits = english_hits("report", own, passages, own)
-    readings = read_all(own, hits, "report")
-    head = load_confidence()["en"]
-    rows = [{**row, "hits": found, "place": each[0].place} for row, found, each in zip(judged(own, hits, readings), hits, readings)]
-    passed = [row for row in rows if weigh(head, row["signs"]) >= head["threshold"]]
+    hits, head = english_hits("report", own, passages, own), load_confidence()["en"]
+    rows = chosen(judged(own, hits, read_all(own, hits, "report")), lambda signs: weigh(head, signs))
+    passed = [{**row, "hits": found} for row, found in zip(rows, hits) if row["score"] >= head["threshold"]]
     return random.Random(1).sample(passed, min(ASKED, len(passed)))
 
 
@@ -97,22 +107,13 @@ def measure_checks():
 
 def main():
     measure_checks()
-    chosen, said = asked(), []
+    rows, said = asked(), []
     for model in MODELS:
-        try: kept = generated(model, chosen, [row["hits"] for row in chosen])
-        except FileNotFoundError as problem:
-            print(f"{model} is left out: {problem}")
-            continue
-        for figure in ("as said", "checked", "quoted"):
-            interval = wilson_interval(sum(each[figure] for each in kept), len(kept))
-            said.append({"model": model, "figure": figure, "rows": len(kept), **interval._asdict()})
-        counts = {"sentences removed": sum(len(each["removed"]) for each in kept),
-                  "not quoted": sum(each["reason"] == "generated" for each in kept)}
-        plain = {"model": model, "rows": len(kept), "low": None, "high": None}
-        said += [{**plain, "figure": name, "value": count} for name, count in counts.items()]
-    note = "questions of the report articles that pass the threshold; right: the text holds a reference answer"
+        try: said += generated_rows(model, generated(model, rows))
+        except FileNotFoundError as problem: print(f"{model} is left out: {problem}")
+    note = "questions of the report articles that pass the threshold, trick questions among them; right: the text holds a reference answer"
     record_curve("enterprise_generated", said, note=note)
-    for row in said: print(row)
+    for row in said: print(f"{row['model']} {row['figure']:20} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f}) of {row['rows']}")
     return 0
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..catalog import file_hash, resolve
 from ..graphs import open_graph, quiet_export
@@ -139,22 +140,26 @@ class FastEncoder:
         self._session = open_graph(folder / "model.onnx", 1)  # the texts run side by side, not the layers
         self._threads = ThreadPoolExecutor(threads or get_settings().threads or os.cpu_count(), "encoder")
 
-    def encode(
-        self,
-        texts: list[str],  # any number, also none
-    ) -> np.ndarray:
-        "(texts, dimension) float32 of length one, in the order of `texts`; raises TypeError for a single string."
-        if isinstance(texts, str): raise TypeError(f"encode takes a list of texts, got one string: {texts[:40]!r}")
-        if not len(texts): return np.zeros((0, self.dimension), np.float32)
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        rows = [found.ids for found in self._tokenizer.encode_batch(clean)]
-        return np.stack(list(self._threads.map(self._vector, rows)))
+# %% ../../nbs/4_enterprise/02_0_encoder.ipynb #c18b
+@patch
+def encode(
+    self: FastEncoder,
+    texts: list[str],  # any number, also none
+) -> np.ndarray:
+    "(texts, dimension) float32 of length one, in the order of `texts`; raises TypeError for a single string."
+    if isinstance(texts, str): raise TypeError(f"encode takes a list of texts, got one string: {texts[:40]!r}")
+    if not len(texts): return np.zeros((0, self.dimension), np.float32)
+    clean = [text.encode("utf-8", "replace").decode() for text in texts]
+    rows = [found.ids for found in self._tokenizer.encode_batch(clean)]
+    return np.stack(list(self._threads.map(self._vector, rows)))
 
-    def _vector(self, ids: list[int]) -> np.ndarray:
-        "The vector of one text's tokens: the mean, at length one."
-        row = np.array([ids])
-        mean = self._session.run(None, {"ids": row, "mask": np.ones_like(row)})[0][0].mean(0)
-        return mean / np.linalg.norm(mean)
+
+@patch
+def _vector(self: FastEncoder, ids: list[int]) -> np.ndarray:
+    "The vector of one text's tokens: the mean, at length one."
+    row = np.array([ids])
+    mean = self._session.run(None, {"ids": row, "mask": np.ones_like(row)})[0][0].mean(0)
+    return mean / np.linalg.norm(mean)
 
 # %% ../../nbs/4_enterprise/02_0_encoder.ipynb #c29
 def open_encoder(

@@ -85,25 +85,35 @@ class Ledger:
             rows = self._database.execute(f"SELECT * FROM documents WHERE {condition} ORDER BY source", values).fetchall()
         return [Entry(*row[:3], None if row[3] is None else tuple(json.loads(row[3])), *row[4:]) for row in rows]
 
-    def entries(self) -> dict[str, Entry]:
-        "All entries by source, in the order of their names; not those of deleted documents."
-        return {entry.source: entry for entry in self._select("status != ?", DELETED)}
+# %% ../../nbs/4_enterprise/04_0_ledger.ipynb #c14b
+@patch
+def entries(self: Ledger) -> dict[str, Entry]:
+    "All entries by source, in the order of their names; not those of deleted documents."
+    return {entry.source: entry for entry in self._select("status != ?", DELETED)}
 
-    def deleted(self) -> dict[str, Entry]:
-        "What is kept of deleted documents that were not for everyone, by source."
-        return {entry.source: entry for entry in self._select("status = ?", DELETED)}
 
-    def get(self, source: str) -> Entry | None:
-        "The entry of a document."
-        return next(iter(self._select("source = ?", source)), None)
+@patch
+def deleted(self: Ledger) -> dict[str, Entry]:
+    "What is kept of deleted documents that were not for everyone, by source."
+    return {entry.source: entry for entry in self._select("status = ?", DELETED)}
 
-    def begun(self) -> list[Entry]:
-        "The entries with an open intention."
-        return self._select("status IN (?, ?)", WRITING, DELETING)
 
-    def close(self) -> None:
-        "Let go of the file."
-        with self._lock: self._database.close()
+@patch
+def get(self: Ledger, source: str) -> Entry | None:
+    "The entry of a document."
+    return next(iter(self._select("source = ?", source)), None)
+
+
+@patch
+def begun(self: Ledger) -> list[Entry]:
+    "The entries with an open intention."
+    return self._select("status IN (?, ?)", WRITING, DELETING)
+
+
+@patch
+def close(self: Ledger) -> None:
+    "Let go of the file."
+    with self._lock: self._database.close()
 
 # %% ../../nbs/4_enterprise/04_0_ledger.ipynb #c15
 @patch
