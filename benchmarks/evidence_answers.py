@@ -20,7 +20,7 @@ from llmguide.enterprise.documents import read_documents
 from llmguide.enterprise.evaluate import answer_f1, answer_units, exact_match, holds_answer
 from llmguide.enterprise.reader import Reading, load_reader, shared_words
 from llmguide.enterprise.refuse import (
-    FEATURES, abstention_curve, choose_threshold, evidence_for, fit_confidence, pairs_of, read_hits, sentence_around, weigh)
+    FEATURES, abstention_curve, choose_threshold, evidence_for, excerpt, fit_confidence, pairs_of, read_hits, sentence_around, weigh)
 from llmguide.enterprise.retrieve import retrieve
 from llmguide.enterprise.split import split_document
 from llmguide.evidence import Interval, Measurement, bootstrap_interval, record, record_curve
@@ -181,6 +181,31 @@ def at_threshold(rows, threshold, arm, language):
     return [{"language": language, "arm": arm, "figure": name, "rows": len(rows), **each._asdict()} for name, each in figures.items()]
 
 
+def where_wrong(rows, threshold):
+    """The answers at the default threshold by stricter measures, and what is wrong when half of the answerable ones are answered."""
+    said = [row for row in rows if row["score"] >= threshold]
+    stricter = {"short answer exact": exact_match, "short answer F1 at least 0.5": lambda short, golds: answer_f1(short, golds) >= 0.5}
+    figures = [("threshold, " + name, "wrong", said, [row["kind"] != "answerable" or not right(row["short"], row["golds"]) for row in said])
+               for name, right in stricter.items()]
+    for kind in KINDS:
+        own = [row for row in said if row["kind"] == kind]
+        figures.append((f"threshold, {kind}", "wrong", own, [not row["right"] for row in own]))
+    for name, kinds in (("all questions", KINDS), ("no trick questions", ("answerable", "foreign"))):
+        some = half_answered([row for row in rows if row["kind"] in kinds])
+        figures.append((f"half of the answerable, {name}", "wrong", some, [not row["right"] for row in some]))
+    figures.append(("perfect judge", "coverage", rows, [row["right"] for row in rows]))
+    interval = lambda own, flags: clustered([float(flag) for flag in flags], [row["title"] for row in own])._asdict()  # noqa: E731
+    return [{"language": "en", "arm": arm, "figure": figure, "rows": len(own), **interval(own, flags)}
+            for arm, figure, own, flags in figures if own]
+
+
+def half_answered(rows):
+    """The surest answers, until half of the answerable questions have one."""
+    rows = sorted(rows, key=lambda row: -row["score"])
+    met = np.cumsum([row["kind"] == "answerable" for row in rows])
+    return rows[: 1 + int(np.searchsorted(met, met[-1] / 2))]
+
+
 def thinned(curve, arm, language):
     """A curve in at most sixty points."""
     places = sorted({round(n) for n in np.linspace(0, len(curve) - 1, 60)})
@@ -271,14 +296,25 @@ def handbook(language, head):
             question = complete_question(row["question"], ((row["previous"], ""),) if row["previous"] else ())
             hits = retrieve(store, encoder, question, HITS)
             kind = "unanswerable" if row["kind"] == "unanswerable" else "answerable"
-            plain = {"question": question, "kind": kind, "golds": [row["answer"]], "title": row["source"] or row["id"]}
+            plain = {"question": question, "kind": kind, "golds": [row["answer"]], "title": row["source"] or row["id"],
+                     "shown": shown(question, row, hits)}
             candidates = judged([plain], [hits], [read_hits(question, hits)])[0]["candidates"]
             for each in candidates: each["right"] |= kind == "answerable" and bool(row["quote"]) and same_words(each["quote"], row["quote"])
             found.append({**plain, "candidates": candidates})
     rows = chosen(found, lambda signs: weigh(head, signs))
     figures = at_threshold(rows, head["threshold"], "threshold", f"{language} handbook")
     figures += at_threshold([{**row, "score": 1.0} for row in rows], 0.0, "answer all", f"{language} handbook")
+    refused = [row for row in rows if row["kind"] == "answerable" and row["score"] < head["threshold"]]
+    found = clustered([float(row["shown"]) for row in refused], [row["title"] for row in refused])
+    figures.append({"language": f"{language} handbook", "arm": "refused", "figure": "answer in what a refusal shows", "rows": len(refused),
+                    **found._asdict()})
     return thinned(curve_of(rows), "all signs", f"{language} handbook"), figures
+
+
+def shown(question, row, hits):
+    """Whether what a refusal would show of the passages holds the answer or its quote."""
+    texts = [excerpt(question, hit.chunk.text) for hit in hits]
+    return any(holds_answer(text, [row["answer"]]) or bool(row["quote"]) and same_words(text, row["quote"]) for text in texts)
 
 
 def same_words(quote, wanted):
@@ -322,7 +358,8 @@ def main():
     heads, points, figures = {}, [], []
     for language, ask in (("en", english), ("zh", chinese)):
         rows = ask()
-        heads[language], some, found, _ = measured(language, rows, FEATURES[language])
+        heads[language], some, found, report = measured(language, rows, FEATURES[language])
+        if language == "en": found = found + where_wrong(report, heads["en"]["threshold"])
         points, figures = points + some, figures + found
         keep(heads, points, figures)
         for row in found: say(row)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEATURES', 'language_of', 'pairs_of', 'read_hits', 'sentence_around', 'evidence_for', 'fit_confidence', 'weigh',
-           'load_confidence', 'default_threshold', 'best_reading', 'abstention_curve', 'choose_threshold']
+           'load_confidence', 'default_threshold', 'best_reading', 'abstention_curve', 'choose_threshold', 'excerpt']
 
 # %% ../../nbs/4_enterprise/03_2_refuse.ipynb #c03
 import json
@@ -155,3 +155,17 @@ def choose_threshold(
     good = [row for row in curve if row["wrong"] <= most_wrong]
     if not good: raise ValueError(f"no threshold keeps wrong answers at {most_wrong:.0%}: allow more, or improve the reader")
     return good[-1]["threshold"]
+
+# %% ../../nbs/4_enterprise/03_2_refuse.ipynb #c30b
+def excerpt(
+    question: str,
+    text: str,  # of a passage
+    most: int = 300,  # characters; what a person reads at a glance
+) -> str:
+    "The part of a passage that comes closest to a question; the whole of a short one."
+    if len(text) <= most: return text
+    cut = pairs_of if language_of(question) == "zh" else stems
+    closest = shared_words(question, [text], cut)
+    start = min(closest[0].start, len(text) - most + 2) if closest else 0
+    end = start + most - 2  # room for the dots that say that something is missing
+    return "…" * (start > 0) + text[start:end].strip() + "…" * (end < len(text))
