@@ -42,7 +42,7 @@ def test_each_drawn_answer_is_shown_with_its_question_and_counted_once(history):
     found = reviews.quality()
     assert (found["read"], found["waiting"], round(found["right"].value * len(shown))) == (len(shown), 0, 3)
     assert found["right"].low < found["right"].value < found["right"].high
-    assert reviews.quality(days=0) == {"right": None, "read": 0, "waiting": 0}
+    assert reviews.quality(days=0) == {"right": None, "read": 0, "unclear": 0, "waiting": 0}
     with pytest.raises(KeyError): reviews.judge("nothing", "eva", right=True)
     mine = next(row["id"] for row in history.messages(talk, "review") if row["role"] == "user" and is_drawn(row["id"], 0.4))
     with pytest.raises(KeyError): reviews.judge(mine, "eva", right=True)  # a question is no answer

@@ -33,7 +33,7 @@ def is_drawn(
 # %% ../../nbs/4_enterprise/08_1_2_review.ipynb #c10
 review_table = Table(
     "reviews", tables, Column("id", ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
-    Column("time", Float, nullable=False), Column("reviewer", String(200), nullable=False), Column("right", Boolean, nullable=False))
+    Column("time", Float, nullable=False), Column("reviewer", String(200), nullable=False), Column("right", Boolean))
 
 
 class Reviews:
@@ -51,13 +51,12 @@ class Reviews:
     def drawn(
         self,
         days: float = 30,  # that an answer is old at most
-    ) -> list[tuple[str, bool | None]]:
-        "Id and judgement of the answers that were drawn, the oldest first; None: not read yet."
+    ) -> list[tuple[str, bool, bool | None]]:
+        "Of the answers that were drawn, the oldest first: id, whether it was read, and whether it is right (None: nobody can tell)."
         known, reviewed = message_table.c, review_table.c
-        both = select(known.id, reviewed.right).outerjoin(review_table, reviewed.id == known.id)
+        both = select(known.id, reviewed.id.is_not(None), reviewed.right).outerjoin(review_table, reviewed.id == known.id)
         recent = both.where(known.role == "assistant", known.time > time.time() - days * 86_400).order_by(known.id)
-        with self.engine.connect() as database:
-            return [(id, right) for id, right in database.execute(recent) if is_drawn(id, self.share)]
+        with self.engine.connect() as database: return [tuple(row) for row in database.execute(recent) if is_drawn(row[0], self.share)]
 
 # %% ../../nbs/4_enterprise/08_1_2_review.ipynb #c12
 @patch
@@ -67,7 +66,7 @@ def waiting(
     limit: int = 50,
 ) -> list[dict]:
     "Drawn answers that nobody has read, the oldest first: id, time, question, previous, answer, sources."
-    left, known = [id for id, right in self.drawn(days) if right is None][:limit], message_table.c
+    left, known = [id for id, read, _ in self.drawn(days) if not read][:limit], message_table.c
     columns = select(known.id, known.time, known.conversation, known.text.label("answer"), known.sources)
     with self.engine.connect() as database:
         rows = [dict(row) for row in database.execute(columns.where(known.id.in_(left)).order_by(known.id)).mappings()]
@@ -80,7 +79,7 @@ def judge(
     self: Reviews,
     message: str,  # id of a drawn answer
     reviewer: str,
-    right: bool,  # a refusal is right where the documents don't know
+    right: bool | None,  # a refusal is right where the documents don't know; None: nobody can tell any more
 ) -> None:
     "Write a judgement down; a new one replaces the old one. Raises KeyError for an answer that isn't there or wasn't drawn."
     known = message_table.c
@@ -96,8 +95,9 @@ def quality(
     self: Reviews,
     days: float = 30,  # that an answer is old at most
 ) -> dict:
-    "The share of right answers with its 95 % interval (None before the first), how many it rests on, and how many wait."
+    "The share of right answers with its 95 % interval (None before the first), how many it rests on, how many are unclear or wait."
     drawn = self.drawn(days)
-    read = [right for _, right in takewhile(lambda each: each[1] is not None, drawn)]
-    right: Interval | None = wilson_interval(sum(read), len(read)) if read else None
-    return {"right": right, "read": len(read), "waiting": sum(right is None for _, right in drawn)}
+    found = [right for _, _, right in takewhile(lambda each: each[1], drawn)]
+    told = [right for right in found if right is not None]
+    right: Interval | None = wilson_interval(sum(told), len(told)) if told else None
+    return {"right": right, "read": len(told), "unclear": len(found) - len(told), "waiting": sum(not read for _, read, _ in drawn)}
