@@ -129,8 +129,9 @@ def test_a_model_that_fails_leaves_the_quotation():
 
 def test_only_checked_sentences_are_streamed():
     reply = "It is 99 days. Employees get 25 days of paid leave a year. It is 98 days."
-    pieces = list(stream_answer(DAYS, HITS, ScriptedChat([reply]), 0.0))
-    assert pieces == ["Employees get 25 days of paid leave a year."]
+    first, whole = stream_answer(DAYS, HITS, ScriptedChat([reply]), 0.0)
+    assert first.text == whole.text == "Employees get 25 days of paid leave a year." and first.sources == whole.sources
+    assert (first.reason, whole.reason, len(whole.removed)) == ("unfinished", "generated", 2)
 
 
 def test_passages_are_given_as_data_of_strangers():

@@ -81,13 +81,13 @@ class Documents:
 
     def __init__(self): self.asked = []
 
-    def query(self, question, user=None, history=()):
+    def stream(self, question, user=None, history=()):
         self.asked.append((question, user, tuple(history)))
         known = "bonus" in question or "奖金" in question
         answer = "The bonus is 4 %." if known else "I don't know: I found nothing that answers this for certain."
         sources = [{"source": "pay.md", "quote": answer}] if known else []
         nearest = [] if known else [{"source": "a/pay.md", "page": None, "headings": ["Pay", "Bonus"], "text": "…", "start": 0, "end": 1}]
-        return {"answer": answer, "sources": sources, "refused": not known, "reason": "quoted", "nearest": nearest}
+        yield {"answer": answer, "sources": sources, "refused": not known, "reason": "quoted", "nearest": nearest}
 
 
 @pytest.fixture
@@ -196,13 +196,13 @@ def test_the_samples_of_another_clone_give_way(tmp_path):
 
 def test_a_person_takes_over_while_the_bot_thinks(assistant):
     there = assistant.history.start("ann")
-    query = assistant.base.query
+    stream = assistant.base.stream
 
     def slow(*arguments, **options):
         assistant.handoff.request(there)
-        return query(*arguments, **options)
+        return stream(*arguments, **options)
 
-    assistant.base.query = slow
+    assistant.base.stream = slow
     done = talk_to(assistant, "What is the bonus?", conversation=there)[0]
     assert (done["response"], done["sources"], done["message_id"], done["state"]) == ("", [], None, "waiting")
 

@@ -1,5 +1,6 @@
 """The knowledge base as people treat it: twice, moved, renamed, broken, in a hurry, and with the wrong folder."""
 
+import io
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import threading
 import uuid
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -212,9 +214,9 @@ def test_deleted_is_deleted(kb, name):
 
 def test_a_history_cannot_quote_what_was_deleted(kb, monkeypatch):
     seen = []
-    monkeypatch.setattr(respond, "answer",
+    monkeypatch.setattr(respond, "stream_answer",
                         lambda question, hits, *rest: seen.append((question, [hit.chunk.text for hit in hits], rest))
-                        or SimpleNamespace(text="", sources=(), refused=True, confidence=0.0, reason="", removed=()))
+                        or [SimpleNamespace(question=question, text="", sources=(), refused=True, confidence=0.0, reason="", removed=())])
     kb.add("book")
     kb.query("Which class are trips by train?")
     kb.delete_document("book/travel.md")
@@ -306,7 +308,7 @@ def test_threads_add_and_ask_at_once(kb):
 
 
 def test_a_topic_is_answered_by_its_section(kb, monkeypatch):
-    monkeypatch.setattr(respond, "answer", lambda question, *_: Answer(question, "I don't know.", refused=True, reason="no"))
+    monkeypatch.setattr(respond, "stream_answer", lambda question, *_: [Answer(question, "I don't know.", refused=True, reason="no")])
     kb.add("book/travel.md", readers=["ann"])
     kb.add("book/remote.md")
     found = kb.query("What is the policy on remote work?")
@@ -496,6 +498,87 @@ def test_nothing_that_can_be_read_is_a_failure(run):
     assert code == 1 and "bad/broken.pdf" in errors[-1]
 
 
+def locked_pdf(text, password):
+    """One page of text that opens with a password only."""
+    from pypdf import PdfWriter
+    from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
+
+    writer, stream = PdfWriter(), DecodedStreamObject()
+    font = DictionaryObject({NameObject(f"/{key}"): NameObject(f"/{value}") for key, value in
+                             (("Type", "Font"), ("Subtype", "Type1"), ("BaseFont", "Helvetica"))})
+    page = writer.add_blank_page(400, 400)
+    page[NameObject("/Resources")] = DictionaryObject({NameObject("/Font"): DictionaryObject({NameObject("/F"): font})})
+    stream.set_data(f"BT /F 12 Tf 40 300 Td ({text}) Tj ET".encode())
+    page[NameObject("/Contents")] = writer._add_object(stream)
+    writer.encrypt(password, algorithm="AES-256")
+    file = io.BytesIO()
+    writer.write(file)
+    return file.getvalue()
+
+
+def locked_zip(text, password):
+    """An archive with an open member and one that is encrypted as zip programs have done since 1990 (APPNOTE 6.1)."""
+    from zlib import crc32
+
+    step = lambda crc, byte: crc32(bytes([byte]), crc ^ 0xFFFFFFFF) ^ 0xFFFFFFFF  # noqa: E731
+    keys = [0x12345678, 0x23456789, 0x34567890]
+
+    def stir(byte):
+        keys[0] = step(keys[0], byte)
+        keys[1] = ((keys[1] + (keys[0] & 255)) * 134775813 + 1) & 0xFFFFFFFF
+        keys[2] = step(keys[2], keys[1] >> 24)
+
+    def hidden(byte):
+        mask = keys[2] | 2
+        stir(byte)
+        return byte ^ (mask * (mask ^ 1) >> 8 & 255)
+
+    for byte in password.encode(): stir(byte)
+    body = bytes(map(hidden, bytes(11) + bytes([crc32(text.encode()) >> 24]) + text.encode()))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("open.txt", "The canteen opens at noon.")
+        archive.writestr("locked.txt", body)
+    data = bytearray(file.getvalue())
+    for mark, flags, crc in ((b"PK\x03\x04", 6, 14), (b"PK\x01\x02", 8, 16)):
+        place = data.rindex(mark)
+        data[place + flags] |= 1
+        size = place + crc + 8
+        data[place + crc : place + crc + 4] = crc32(text.encode()).to_bytes(4, "little")
+        data[size : size + 4] = len(text).to_bytes(4, "little")
+    return bytes(data)
+
+
+def test_a_password_opens_what_is_locked(run, monkeypatch):
+    write("safe/locked.pdf", locked_pdf("Bonus is paid in May", "plum"))
+    write("safe/partly.zip", locked_zip("The vault opens at nine.", "plum"))
+    _, _, errors = run("add", "safe")
+    assert any("locked.pdf: encrypted: it needs a password: give it (password=… or --password)" in line for line in errors)
+    assert "locked.txt" in json.loads(run("list", "--json")[1])[1]["reason"]
+    assert any("the password doesn't open it" in line for line in run("add", "safe", "--password", "pear")[2])
+    monkeypatch.setenv("LLMGUIDE_FILE_PASSWORD", "plum")
+    assert json.loads(run("add", "safe", "--json")[1])["unread"] == {}
+    assert [row["reason"] for row in json.loads(run("list", "--json")[1])] == ["", ""]
+    monkeypatch.delenv("LLMGUIDE_FILE_PASSWORD")
+    assert json.loads(run("add", "safe", "--json")[1])["unchanged"] == ["safe/locked.pdf", "safe/partly.zip"]
+    assert not any(b"plum" in file.read_bytes() for file in Path("knowledge_base").rglob("*") if file.is_file())
+
+
+def test_another_judge_orders_the_passages(run, monkeypatch):
+    run("add", "book")
+    judge = lambda question, texts: [float("Flights" in text) for text in texts]  # noqa: E731
+    monkeypatch.setattr("llmguide.enterprise.retrieve.cross_encoder", lambda name: {"mine": judge}[name])
+    found = json.loads(run("ask", "Who won the cup in Berlin?", "--rerank", "mine", "--json")[1])
+    assert found["nearest"][0]["headings"] == ["Travel", "Flights"]
+
+
+def test_an_evaluation_says_how_long_it_will_take(run):
+    run("add", "book")
+    write("asked.csv", "question,answer\n" + "How many days from home?,Two days a week\n" * 12)
+    lines = run("evaluate", "asked.csv")[2]
+    assert lines[0].startswith("10 of 12 questions, ") and lines[0].endswith(" left") and lines[1].startswith("12 of 12")
+
+
 def test_a_glossary_widens_the_search(run, kb):
     write("names.csv", "names\ntravel|journeys\n")
     write("bad.csv", "english\ntravel\n")
@@ -508,9 +591,9 @@ def test_a_glossary_widens_the_search(run, kb):
 
 def test_the_query_is_json(run, monkeypatch):
     run("add", "book")
-    monkeypatch.setattr(respond, "answer", lambda question, hits, *_: SimpleNamespace(
+    monkeypatch.setattr(respond, "stream_answer", lambda question, hits, *_: [SimpleNamespace(
         text=hits[0].chunk.text, refused=False, confidence=0.5, reason="", removed=(),
-        sources=(SimpleNamespace(source=hits[0].chunk.source, quote="x", headings=("A",), page=None, start=0, end=1),)))
+        sources=(SimpleNamespace(source=hits[0].chunk.source, quote="x", headings=("A",), page=None, start=0, end=1),))])
     code, out, errors = run("ask", "From home, how many days a week?", "--json")
     found = json.loads(out)
     assert code == 0 and errors == [] and found["question"] and found["answer"] and found["refused"] is False

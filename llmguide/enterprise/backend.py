@@ -21,6 +21,7 @@ from .confidential import ConfidentialChat, NotToBeSeen, model_sees, shareable_p
 from .configuration import ServiceSettings
 from .database import open_database
 from .errors import ServiceError, as_service_error
+from .growing import Said, news
 from .history import History
 from .intents import detect_intent
 from .jobs import JobRunner, unfinished
@@ -138,9 +139,10 @@ def _connect(settings: ServiceSettings):
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c10
 @patch
 def _answer(self: AnswerEngine, question: str, readers: list[str] | None, history: list[str]) -> Iterator[dict]:
-    found = self.named.query(question, user=readers, history=history)
-    yield {"event": "sources", "sources": found["sources"]}
-    yield {"event": "token", "text": found["answer"]}
+    sent = Said("")
+    for found in self.named.stream(question, user=readers, history=history):
+        before, sent = sent, Said(found["answer"], tuple(found["sources"]))
+        yield from news(before, sent)
     yield {"event": "done"} | found
 
 

@@ -7,9 +7,11 @@ __all__ = ['Names', 'watched_question', 'watched_passages', 'NamedBase', 'handbo
 
 # %% ../../nbs/4_enterprise/09_0_6_named.ipynb #c02
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
+from .answer import UNFINISHED
 from .configuration import ServiceSettings
 from .guard import Verdict, check_output, check_question, clean_passages
 from .metrics import guard_blocks
@@ -49,6 +51,13 @@ def watched_passages(
     for verdict in dropped: guard_blocks.labels(verdict.rule).inc()
     return kept
 
+# %% ../../nbs/4_enterprise/09_0_6_named.ipynb #c10
+def _checked(question: str, found: dict, hits: list[Hit]) -> str:
+    "The words of an answer as they may be shown."
+    verdict = check_output(found["answer"], hits, question=question)
+    if verdict.rule and found["reason"] != UNFINISHED: guard_blocks.labels(verdict.rule).inc()
+    return verdict.text if verdict.allowed else verdict.reason(language_of(question))
+
 
 def _withheld(question: str, verdict: Verdict) -> dict:
     "What the knowledge base would say, had it been asked."
@@ -56,7 +65,7 @@ def _withheld(question: str, verdict: Verdict) -> dict:
     return nothing | {"question": question, "answer": verdict.reason(language_of(question)), "refused": True,
                       "reason": f"guard: {verdict.rule}"}
 
-
+# %% ../../nbs/4_enterprise/09_0_6_named.ipynb #c11
 class NamedBase:
     "A knowledge base that tells names instead of paths, and whose worded answers were looked at."
 
@@ -70,22 +79,30 @@ class NamedBase:
 
     def query(self, question: str, **options) -> dict:
         "See EnterpriseKnowledgeBase."
-        if not (verdict := watched_question(question)).allowed: return _withheld(question, verdict)
+        *_, found = self.stream(question, **options)
+        return found
+
+    def stream(self, question: str, **options) -> Iterator[dict]:
+        "See EnterpriseKnowledgeBase."
+        verdict = watched_question(question)
+        if verdict.allowed: yield from self._shown(question, options)
+        else: yield _withheld(question, verdict)
+
+    def _shown(self, question: str, options: dict) -> Iterator[dict]:
         known = self.current.entries() if self.current else {}  # before the search: what changes meanwhile is no longer current
-        found = self.base.query(question, **options)
-        if found["reason"] == "generated": found["answer"] = self._checked(question, found["answer"], options)
+        hits = cache(lambda: self.base.retrieve(question, 10, **options))
+        for found in self.base.stream(question, **options):
+            if found["reason"] in (UNFINISHED, "generated"): found["answer"] = _checked(question, found, hits())
+            yield self._named(found, known)
+
+    def _named(self, found: dict, known: dict) -> dict:
         for kind in ("sources", "nearest"):
             found[kind] = [each | {"source": self.names.short(each["source"])} for each in found[kind]]
         for each in found["sources"]:
             if each["source"] in known: each["version"] = known[each["source"]].version
         return found
 
-    def _checked(self, question: str, text: str, options: dict) -> str:
-        verdict = check_output(text, self.base.retrieve(question, 10, **options), question=question)
-        if verdict.rule: guard_blocks.labels(verdict.rule).inc()
-        return verdict.text if verdict.allowed else verdict.reason(language_of(question))
-
-# %% ../../nbs/4_enterprise/09_0_6_named.ipynb #c10
+# %% ../../nbs/4_enterprise/09_0_6_named.ipynb #c13
 def handbooks_of(settings: ServiceSettings) -> Path | None:
     "The folder that is kept in step: the one of the settings, or the samples where the project lies around the package."
     samples = assets().parent.parent / "data" / "handbooks"
