@@ -243,18 +243,36 @@ def made_up(language):
 
 NAME_FRAMES = ["{}的手机号是多少？", "请问{}在哪个部门？", "{}说她明天不来", "{}、{}参加会议", "昨天{}提出了申请。", "我和{}去了北京",
                "请联系{}。", "{}，你好", "把表格交给{}以后再说", "经办此事的{}"]  # fmt: skip
-# written after the rules and never used to change one
+# written after the first rules, and looked at since: they showed that those rules knew their own ten frames and no others
 LATER_FRAMES = ["下午{}会过来拿钥匙", "文件在{}手里", "由{}审批后归档", "谁认识{}？", "收到{}的来信", "{}昨晚没回家", "明天轮到{}值班",
                 "{}的妈妈住院了", "会议由{}主持", "这件事{}最清楚"]  # fmt: skip
 
+# written before the reader of Chinese names and the lists of English ones, and never used to change them
+LAST_FRAMES = ["派{}去上海出差三天", "{}欠我两千块钱还没还", "听说{}升职了", "附件是{}与{}签的合同", "帮{}订一张机票", "上个月{}生了二胎",
+               "{}今年三十五岁，未婚", "投诉的人叫{}", "老板让{}马上回电", "感谢{}一直以来的支持"]  # fmt: skip
+ENGLISH_FRAMES = ["The parcel went to {} by mistake.", "{} has not paid since March.", "I spoke with {} about the refund.",
+                  "Approved by {} on Friday", "Is {} still on sick leave?", "{}'s salary is too low",
+                  "The contract between {} and {} ends soon.", "Forwarded to {} (legal)", "According to {}, nothing was signed.",
+                  "We hired {} last week"]  # fmt: skip
+PEOPLE = """Oliver Hartley, Grace Okafor, Priya Raman, Thomas Becker, Ingrid Solheim, Mateo Fuentes, Aisha Rahman, Kenji Morita, Chloe
+Beaumont, Dmitri Volkov, Siobhan Gallagher, Wei Zhang, Fatima Haddad, Luca Moretti, Hannah Fitzgerald, Kwame Mensah, Rosa
+Delgado, Erik Lindqvist, Meera Joshi, Jamal Washington, Beatriz Carvalho, Noah Whitaker, Xiuying Chen, Tariq Aziz, Marta
+Kowalczyk, Sven Jorgensen, Lindiwe Dlamini, Callum Reid, Yuki Tanaka, Abigail Stone, Ravi Iyer, Elena Petrova, Patrick
+Nguyen, Soo-Jin Park, Emeka Obi, Ruth Goldberg, Ahmet Yilmaz, Francesca Conti, Derek Sutton, Jasmine Brooks"""
 
-def filled(frame, rng):
+
+def chinese_person(rng):
+    """A made-up name."""
+    given = "".join(rng.choices("琴岩媛斌凯嘉俊露倩哲薇旭松波辉玲萍桂兰红琳蕾志国建平庆", k=rng.choice([1, 2, 2])))
+    return rng.choice("宋郑谢韩唐冯董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡") + given
+
+
+def filled(frame, rng, person=chinese_person):
     """A frame with made-up names, and their places."""
     first, *others = frame.split("{}")
     text, spans = first, []
     for other in others:
-        given = "".join(rng.choices("琴岩媛斌凯嘉俊露倩哲薇旭松波辉玲萍桂兰红琳蕾志国建平庆", k=rng.choice([1, 2, 2])))
-        name = rng.choice("宋郑谢韩唐冯董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡") + given
+        name = person(rng)
         spans.append(("NAME", len(text), len(text) + len(name)))
         text += name + other
     return text, spans
@@ -266,10 +284,17 @@ def chinese_names(frames, rows=500):
     return [filled(frames[number % len(frames)], rng) for number in range(rows)]
 
 
-def names_taken(texts):
-    """Characters of ordinary Chinese text that no rule for names takes; the few names in it count as taken too."""
+def english_names(rows=400):
+    """Sentences with each of the people in each of the frames."""
+    person = lambda rng: rng.choice(PEOPLE.replace("\n", " ").split(", "))  # noqa: E731
+    rng = random.Random(13)
+    return [filled(ENGLISH_FRAMES[number % len(ENGLISH_FRAMES)], rng, person) for number in range(rows)]
+
+
+def names_taken(name, texts):
+    """Characters of ordinary text that no rule for names takes; the persons in it count as taken too."""
     total, taken = sum(map(len, texts)), sum(len(covered(find_pii(text, ["NAME"]))) for text in texts)
-    return [share("text untouched by names", "hotel reviews, Chinese", "rules", "", total - taken, total)]
+    return [share("text untouched by names", name, "rules", "", total - taken, total)]
 
 
 def harmless(rng):
@@ -339,8 +364,10 @@ def main():
     table = measured("labelled sentences", labelled())
     for language, name in (("en", "made-up values, English"), ("zh", "made-up values, Chinese")):
         table += measured(name, made_up(language))
-    table += measured("names without a word, Chinese", chinese_names(NAME_FRAMES))
+    table += measured("names in first frames, Chinese", chinese_names(NAME_FRAMES))
     table += measured("names in later frames, Chinese", chinese_names(LATER_FRAMES))
+    table += measured("names in the last frames, Chinese", chinese_names(LAST_FRAMES))
+    table += measured("names in sentences, English", english_names())
     sentences = [harmless(random.Random(seed)) for seed in range(1000)]
     for arm, find in ARMS.items():
         untouched = sum(not find(text) for text in sentences)
@@ -348,7 +375,7 @@ def main():
     texts = ordinary()
     for name, some in texts.items():
         table += false_alarms(name, some)
-    table += names_taken(texts["hotel reviews, Chinese"])
+        table += names_taken(name, some)
     table += [speed(name, some) for name, some in texts.items() if "GSM8K" not in name]
     record_curve(
         "enterprise_privacy",

@@ -20,10 +20,10 @@ from fastcore.basics import patch
 from .ledger import Ledger
 from .limits import open_redis, redis_errors
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c07
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c09
 def cache_key(
-    question: str,  # complete: with what it refers to, not only its last sentence; or its canonical form (`same`), for near hits
-    readers: Iterable[str],  # names under which the reader may read: `Principal.readers`, or those that matter, see `IndexVersion.look`
+    question: str,  # complete, with what it refers to; or its canonical form (`same`), for near hits
+    readers: Iterable[str],  # names under which the reader may read, or those that matter: `IndexVersion.look`
     version: str,  # of the index, see IndexVersion
     model: str,  # whose answer it is; "" for quotations
     prompt: str,  # text or hash of the prompt, with all settings that change the answer
@@ -32,7 +32,7 @@ def cache_key(
     parts = [question, sorted(set(readers)), version, model, prompt]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c10
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c13
 class IndexVersion:
     "The state of a knowledge base's index: call it for a short text, or None while it is being changed."
 
@@ -56,7 +56,7 @@ class IndexVersion:
             version, names = self._state
         return version, frozenset(readers) if names is None else names.intersection(readers)
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c11
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c14
 @patch
 def _read(self: IndexVersion) -> tuple[str | None, set[str] | None]:
     if self._ledger.begun(): return None, None
@@ -72,7 +72,7 @@ def close(self: IndexVersion) -> None:
     self._watch.close()
     self._ledger.close()
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c14
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c17
 _PUT = """
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('ZADD', KEYS[2], ARGV[3], KEYS[1])
@@ -81,7 +81,7 @@ for place = 1, #old, 2 do redis.call('DEL', old[place]) end
 """
 _NAME, _ORDER, _PAUSE = "llmguide:answer:", "llmguide:answers", 2.0
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c15
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c18
 class AnswerCache:
     "Answers by key, in memory and, shared, in Redis."
 
@@ -99,7 +99,7 @@ class AnswerCache:
         self._redis = open_redis(redis_url) if redis_url else None
         self._put_script = self._redis.register_script(_PUT) if redis_url else None
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c16
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c19
 @patch
 def get(
     self: AnswerCache,
@@ -130,7 +130,7 @@ def clear(self: AnswerCache) -> None:
     with self._lock: self._answers.clear()
     self._ask(lambda: self._redis.delete(_ORDER, *self._redis.zrange(_ORDER, 0, -1)))
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c17
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c20
 @patch
 def _from_memory(self: AnswerCache, key: str) -> str | None:
     with self._lock:
@@ -147,7 +147,7 @@ def _to_memory(self: AnswerCache, key: str, end: float, line: str) -> None:
         self._answers.move_to_end(key)
         while len(self._answers) > self.size: self._answers.popitem(last=False)
 
-# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c18
+# %% ../../nbs/4_enterprise/06_2_cache.ipynb #c21
 @patch
 def _from_redis(self: AnswerCache, key: str) -> str | None:
     found = self._ask(lambda: _read(self._redis.get(_NAME + key)))
@@ -172,4 +172,5 @@ def _ask(self: AnswerCache, work):
         with redis_errors(): return work()
     except ConnectionError as problem:
         self._ask_again = time.monotonic() + _PAUSE
-        logging.getLogger(__name__).warning("cache: %s, this process uses its own memory for %g s", problem, _PAUSE)
+        message = "cache: %s, this process uses its own memory for %g s"
+        logging.getLogger(__name__).warning(message, problem, _PAUSE)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PLAIN', 'NO_WIDTH', 'Span', 'LATIN', 'LINK', 'ENDINGS', 'UNSURE', 'LABELS', 'AFTER_DOMAIN', 'WEBSITE', 'LINK_RULES',
            'DOMAIN_RULES', 'LOCAL', 'HOST', 'AT', 'DOT', 'MAIL_RULES', 'ISSUERS', 'UNION_PAY', 'CARD_WORDS',
-           'BANK_WORDS', 'OTHER_NUMBER', 'DIGIT_RUN', 'ID_WORDS', 'ID_FORM', 'NUMBER_RULES', 'VERSION', 'PLATE',
-           'NUMBER', 'DOCUMENT_RULES', 'PATTERN_RULES', 'readable', 'whole', 'Rule', 'find_spans', 'before', 'said',
-           'only_digits', 'card', 'bank_card', 'account', 'chinese_id', 'machine']
+           'BANK_WORDS', 'OTHER_NUMBER', 'DIGIT_RUN', 'ID_WORDS', 'ID_FORM', 'NUMBER_RULES', 'VERSION', 'PART_OF_TEXT',
+           'PLATE', 'NUMBER', 'DOCUMENT_RULES', 'PATTERN_RULES', 'readable', 'whole', 'Rule', 'find_spans', 'before',
+           'said', 'link', 'only_digits', 'card', 'bank_card', 'account', 'chinese_id', 'machine']
 
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c02
 import re
@@ -24,7 +24,7 @@ def _plain_characters() -> dict[int, str]:
     "Code point -> the ASCII character it looks like: digits of all scripts, full-width letters, dashes and spaces."
     codes = [*range(0x660, 0x10000), *range(0x1D7CE, 0x1D800)]
     table = {code: str(unicodedata.digit(chr(code))) for code in codes if unicodedata.category(chr(code)) == "Nd"}
-    table |= {code: chr(code - 0xFEE0) for code in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), *map(ord, "＠．－＋：／（）＿＃"))}
+    table |= {code: chr(code - 0xFEE0) for code in (*range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B), *map(ord, "＠．－＋／（）＿＃"))}
     return table | dict.fromkeys(map(ord, "‐‑‒–−"
                     "⁃—"), "-") | dict.fromkeys(map(ord, "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000"), " ")
 
@@ -58,17 +58,18 @@ class Rule(NamedTuple):
 
     kind: str  # "EMAIL"
     pattern: re.Pattern
-    part: Callable[[re.Match], Span | None] = whole  # None: looks like it, but isn't
+    part: Callable[[re.Match], Span | list[Span] | None] = whole  # None: looks like it, but isn't
 
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c11
 def _spans(rule: Rule, text: str) -> list[Span]:
     "Where a rule holds, without overlaps: the first wins."
     spans, last = [], 0
     for match in rule.pattern.finditer(text):
-        span = rule.part(match)
-        if span and span[0] >= last:
-            spans.append(span)
-            last = span[1]
+        part = rule.part(match)
+        for span in part if isinstance(part, list) else [part]:
+            if span and span[0] >= last:
+                spans.append(span)
+                last = span[1]
     return spans
 
 
@@ -107,23 +108,31 @@ def said(match: re.Match, words: re.Pattern, length: int = 30) -> bool:
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c17
 LATIN = "A-Za-z0-9À-ɏͰ-ӿ"  # letters of European alphabets; \w would take in Chinese
 LINK = rf"[{LATIN}\-._~:/?#\[\]@!$&'()*+,;=%]*[{LATIN}/_=&#~%\-]"
-ENDINGS = ("com|net|org|edu|gov|mil|int|info|biz|name|pro|mobi|asia|app|dev|tech|shop|store|site|online|xyz|top|club|vip|cloud|blog|"
+ENDINGS = ("com|net|org|edu|gov|mil|int|info|biz|pro|mobi|asia|app|dev|tech|shop|store|site|online|xyz|top|club|vip|cloud|blog|"
            "wiki|"
            "cn|hk|tw|mo|jp|kr|sg|th|vn|ph|uk|ie|fr|de|nl|lu|ch|es|pt|pl|cz|sk|hu|ro|bg|gr|tr|ru|ua|dk|se|fi|ee|lv|lt|"
-           "si|hr|rs|cy|mt|eu|us|ca|mx|br|ar|cl|uy|pe|co|ve|ec|au|nz|za|ng|ke|eg|ma|il|ae|sa|ir|pk|ai|io|gl")
-UNSURE = "at|be|is|it|no|in|id|me|tv|cc|my|so|to|am|fm|li|ly|ws|la|im|sh|md|py|pl|ps|ml|info|zip|mov|news|link|live|life|work|world"
+           "si|hr|cy|mt|eu|us|ca|mx|br|ar|cl|uy|pe|co|ve|ec|au|nz|za|ng|ke|eg|ma|il|ae|sa|ir|pk|ai|io|gl")
+UNSURE = "at|be|is|it|no|in|id|me|tv|cc|my|so|to|am|fm|li|ly|ws|la|im|sh|md|py|pl|ps|rs|ml|name|info|zip|mov|news|link|live|life|work|world"
 LABELS = rf"(?:[{LATIN}](?:[{LATIN}\-]{{0,61}}[{LATIN}])?\.)+"
-AFTER_DOMAIN = rf"(?![{LATIN}_\-]|\.[{LATIN}]|\()(?::\d{{2,5}})?(?:/{LINK})?/?"
+AFTER_DOMAIN = rf"(?![{LATIN}_\-]|\.[{LATIN}]|\((?![一-鿿]))(?::\d{{2,5}})?(?:/{LINK})?/?"
 WEBSITE = r"(?:web ?site|site|domain|visit|url|link|homepage|网址|网站|域名|官网|主页|链接)"
 
+
+
+def link(match: re.Match) -> Span:
+    "A link, with the bracket behind it that closes one inside: /wiki/Bank_(river)."
+    closes = match[0].count("(") > match[0].count(")") and match.string.startswith(")", match.end())
+    return match.start(), match.end() + closes
+
+
 LINK_RULES = [
-    Rule("URL", re.compile(rf"(?i)(?<![a-z0-9])(?:h(?:tt|xx)ps?|ftps?|sftp|wss?)://{LINK}")),
+    Rule("URL", re.compile(rf"(?i)(?<![a-z0-9])(?:h(?:tt|xx)ps?|ftps?|sftp|wss?)://{LINK}"), link),
     Rule("URL", re.compile(rf"(?i)(?<![a-z0-9])https?://[一-鿿]{{1,20}}\.(?:中国|公司|网络|com|cn)(?:/(?:{LINK})?)?")),
-    Rule("URL", re.compile(rf"(?i)(?<![a-z0-9@.])www\d?\.{LINK}")),
+    Rule("URL", re.compile(rf"(?i)(?<![a-z0-9@.])www\d?\.{LINK}"), link),
 ]
 DOMAIN_RULES = [
     Rule("DOMAIN", re.compile(rf"(?<![{LATIN}.@_/\\\-]){LABELS}(?:{ENDINGS}|{ENDINGS.upper()}){AFTER_DOMAIN}")),
-    Rule("DOMAIN", re.compile(rf"(?i){WEBSITE}(?: (?:is|at|name))?[ :]{{0,3}}({LABELS}(?:{UNSURE}){AFTER_DOMAIN})")),
+    Rule("DOMAIN", re.compile(rf"(?i){WEBSITE}(?: (?:is|at|name))?[ :：]{{0,3}}({LABELS}(?:{UNSURE}){AFTER_DOMAIN})")),
 ]
 
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c19
@@ -132,7 +141,7 @@ HOST = rf"(?:[{LATIN}](?:[{LATIN}\-]{{0,61}}[{LATIN}])?\.){{1,8}}(?:[A-Za-zÀ-ɏ
 AT = r"\s?[\[({<](?:at|@|AT)[\])}>]\s?"
 DOT = r"(?:\.|\s?[\[({<](?:dot|\.|DOT|点)[\])}>]\s?| dot )"
 MAIL_RULES = [
-    Rule("EMAIL", re.compile(rf"{LOCAL}(?:@|(?<=[a-z0-9]) ?@ ?(?=[a-z0-9\-]{1,63}\.(?:com|cn|net|org)\b)){HOST}")),
+    Rule("EMAIL", re.compile(rf"{LOCAL}(?:@|(?<=[a-z0-9]) ?@ ?(?=[a-z0-9\-]{{1,63}}\.(?:com|cn|net|org)\b)){HOST}")),
     Rule("EMAIL", re.compile(rf"{LOCAL}@(?:[{LATIN}\-]{{1,63}}\.){{0,3}}[一-鿿]{{1,10}}\.(?:中国|公司|网络|com|cn)")),
     Rule("EMAIL", re.compile(rf"{LOCAL}(?:{AT}|@)[{LATIN}\-]{{1,63}}(?:{DOT}[{LATIN}\-]{{1,63}}){{1,4}}(?![{LATIN}])")),
     Rule("EMAIL", re.compile(rf"(?i){LOCAL} at [{LATIN}\-]{{1,63}}(?: dot [{LATIN}\-]{{2,24}}){{1,3}}(?![{LATIN}])")),
@@ -141,16 +150,16 @@ MAIL_RULES = [
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c22
 ISSUERS = re.compile(r"4\d{12}(?:\d{3}){0,2}$|5[1-5]\d{14}$|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}$|3[47]\d{13}$|"
                      r"3(?:0[0-5]|[689]\d)\d{11,16}$|(?:2131|1800)\d{11}$|35\d{14,17}$|6(?:011|5\d\d|4[4-9]\d)\d{12,15}$|"
-                     r"(?:50[0-9]{2}|5[678]\d\d|6[0-9]{3})\d{8,15}$")
+                     r"(?:50[0-9]{2}|5[678]\d\d|6[0-9]{3}|9558)\d{8,15}$")
 UNION_PAY = re.compile(r"62|9558|60\d\d|81")
 CARD_WORDS = re.compile(r"(?i)(?:card|visa|amex|debit|credit)\b[^\n\d]{0,20}$")
 BANK_WORDS = re.compile(r"(?:卡号|银行卡|信用卡|储蓄卡|借记卡|账号|帐号|账户|帐户|尾号)[^\n\d]{0,12}$")
 OTHER_NUMBER = re.compile(
     r"(?i)(?:\b(?:order|invoice|tracking|ticket|serial|part|version|isbn|doi|sku|reference|ref|case|article|flight)\b|订单|单号|发票|流水|编号"
-    r"|版本|序列|批号|条码)"
+    r"|版本|序列|批号|条码|条形码)"
     r"[^\n\d.,;。，；]{0,16}$"
 )
-DIGIT_RUN = r"(?<![\dA-Z+])(?<![A-Za-z]-)(?:(?<!\d{4}[ .\-]\d{4}[ .\-])|(?=\d{12}))(?=(\d{3,19}(?:[ .\-]\d{2,13}){0,5}(?!\d)))"
+DIGIT_RUN = r"(?<![\dA-Z+])(?<![A-Za-z]-)(?:(?<!\d{4}[ .\-]\d{4}[ .\-])|(?=\d{12}))(?=(\d{3,19}(?:(?: {1,2}|[.\-])\d{2,13}){0,5}(?!\d)))"
 
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c23
 def only_digits(text: str) -> str:
@@ -217,14 +226,16 @@ NUMBER_RULES = [
 ]
 
 # %% ../../nbs/4_enterprise/05_privacy_patterns.ipynb #c30
-VERSION = re.compile(r"(?i)(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsection|版本号?|章节)[ :]{0,3}$")
+VERSION = re.compile(r"(?i)(?:\bv(?:er(?:sion)?)?\.?|\brelease|\bsection|\bchapter|\barticle|\bclause|版本号?|章节|第)[ :：]{0,3}$")
+PART_OF_TEXT = re.compile(r" ?(?:[条款章版]|节(?!点))")  # 1.2.3.4 条 is no machine
 
 
 def machine(match: re.Match) -> Span | None:
     "An address that the standard library can read and that isn't called a version."
     address, around = match[0], match.string[max(0, match.start() - 1) : match.end() + 1]
     formula = len(address) == 7 and "-" in around  # 1-3.1.4.2
-    if formula or said(match, VERSION, 12) or (":" in address and not re.search(r"\d", address)):
+    version = said(match, VERSION, 12) or PART_OF_TEXT.match(match.string, match.end())
+    if formula or version or (":" in address and not re.search(r"\d", address)):
         return None
     try:
         ip_address(".".join(str(int(part)) for part in address.split(".")) if ":" not in address else address)
@@ -237,7 +248,7 @@ PLATE = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉�
 NUMBER = r"[^\n\w]{0,3}(?:number|no\.?|num|#|号码?)?(?: is|为|是)?[^\n\w]{0,3}"
 DOCUMENT_RULES = [
     Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<![0-9A-Fa-f:]:)(?:[0-9A-Fa-f]{1,4}:|(?<!:)::)[0-9A-Fa-f:]{1,38}(?:(?<=:)\d{1,3}(?"
-                    r":\.\d{1,3}){3})?(?<!:)(?![A-Za-z0-9:]|\.\d)"), machine),
+                    r":\.\d{1,3}){3})?(?:(?<!:)(?:%[A-Za-z][A-Za-z0-9_]{0,15})?|(?<=\w::))(?![A-Za-z0-9:]|\.\d)"), machine),
     Rule("IP", re.compile(r"(?<![A-Za-z0-9])(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)"), machine),
     Rule("SSN", re.compile(r"(?<![\dA-Za-z+])(?<!\d[-.])(?!000|666)\d{3}([- .])(?!00)\d{2}\1(?!0000)\d{4}(?![-.]?"
                     r"\d)"), lambda match: match.span()),
