@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmguide.enterprise.capacity import Predictor, most_load, reserve, servers_needed, simulate_queue, slowest_percent, waiting_seconds
+from llmguide.enterprise.capacity import (
+    Predictor, draw_groups, most_load, reserve, servers_needed, simulate_queue, slowest_percent, waiting_seconds,
+)  # fmt: skip
 from llmguide.enterprise.costs import add, best_distance, cost, exactly, read_prices, spot_hours, times
 from llmguide.enterprise.economics import (
     Option, advise, break_even, payback_years, present_value, read_scenarios, roi, share, yearly_costs,
@@ -129,6 +131,17 @@ def test_more_load_waits_longer_and_more_servers_need_less_reserve():
     assert many.value < one.value and one.low <= one.value <= one.high
     assert most_load(services, 2, 0.01, 2_000) == 0
     with pytest.raises(ValueError, match="faster first"): reserve(services, 2, 0.01, questions=2_000)
+
+
+def test_times_of_one_question_are_drawn_together():
+    """Three equal times of a question say no more than one: means of what is drawn stray as widely as those of the questions alone."""
+    once = np.random.default_rng(3).gamma(2, 0.05, 20)
+    thrice, groups = np.repeat(once, 3), np.repeat(np.arange(20), 3)
+    strays = lambda services, groups: np.std([draw_groups(services, groups, seed).mean() for seed in range(400)])  # noqa: E731
+    assert strays(thrice, groups) == pytest.approx(strays(once, None), rel=0.1)
+    assert strays(thrice, groups) > 1.5 * strays(thrice, None)
+    found = [reserve(thrice, 2, 1.0, draws=6, questions=3_000, groups=each) for each in (None, groups)]
+    assert found[0].value == found[1].value and found[0] != found[1]
 
 
 def test_servers_needed_keeps_the_promise_and_one_less_does_not():
