@@ -222,6 +222,9 @@ def english():
         rows[part] = judged(own, hits, read_all(own, hits, part))
         words = [shared_words(row["question"], [hit.chunk.text for hit in found]) for row, found in zip(own, hits)]
         rows[f"{part} words"] = judged(own, hits, words)
+    can = [row for row in sets["report"] if row["kind"] == "answerable"]
+    given = [[Hit(make_chunk("given", passages[row["passage"]]["text"]), 1.0, {})] for row in can]
+    rows["report given"] = judged(can, given, read_all(can, given, "given"))
     return rows
 
 
@@ -248,6 +251,7 @@ def reader_rows(rows, head):
     """How good the quotes are on answerable questions: right sentence, F1 and exact match, beside the words alone."""
     arms = {"all signs": chosen(rows["report"], lambda signs: weigh(head, signs)),
             "reader": chosen(rows["report"], lambda signs: signs["odds"]),
+            "right passage": chosen(rows["report given"], lambda signs: signs["odds"]),
             "shared words": chosen(rows["report words"], lambda signs: signs["odds"])}
     table = []
     for arm, found in arms.items():
