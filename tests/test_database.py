@@ -1,11 +1,17 @@
-"""Tables made by many at once and counts raised by many at once, in SQLite and in a real PostgreSQL."""
+"""Tables made by many at once and counts raised by many at once, in SQLite and in a real PostgreSQL; one that never answers."""
 
+import socket
 import threading
+import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, update
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text, update
+from sqlalchemy.exc import OperationalError
 
+from llmguide.enterprise import database
 from llmguide.enterprise.database import create_tables, open_database
+from llmguide.enterprise.faults import FaultyPort
 
 notes = MetaData()
 counter = Table("test_counter", notes, Column("name", String(20), primary_key=True), Column("value", Integer))
@@ -55,3 +61,32 @@ def test_a_failure_takes_everything_back(url):
         raise RuntimeError
     with engine.connect() as connection: assert not connection.execute(select(counter).where(counter.c.name == "half")).all()
     engine.dispose()
+
+
+def test_a_server_that_takes_the_connection_and_never_answers():
+    pytest.importorskip("psycopg", reason="the driver of PostgreSQL is missing: pip install psycopg[binary]")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        start = time.monotonic()
+        with pytest.raises(ConnectionError, match="timeout"):
+            open_database(f"postgresql+psycopg://ann:secret@127.0.0.1:{server.getsockname()[1]}/x?connect_timeout=2")
+        assert time.monotonic() - start < 4
+
+
+def test_a_server_that_falls_silent_is_given_up_and_found_again(postgres, monkeypatch):
+    monkeypatch.setattr(database, "ANSWER", 0.5)
+    monkeypatch.setattr(database, "CONNECT", 2)
+    port = FaultyPort(f"{parse_qs(urlsplit(postgres).query)['host'][0]}/.s.PGSQL.5432")
+    engine = open_database(f"postgresql+psycopg://postgres:@127.0.0.1:{port.port}/postgres")
+
+    def one():
+        with engine.connect() as connection: return connection.execute(text("SELECT 1")).scalar()
+
+    with port.broken("slow"):
+        start = time.monotonic()
+        with pytest.raises(OperationalError): one()  # an old connection, then a new one
+        assert time.monotonic() - start < 6
+    assert one() == 1
+    with pytest.raises(OperationalError, match="timeout"), engine.connect() as connection: connection.execute(text("SELECT pg_sleep(5)"))
+    assert one() == 1
+    engine.dispose()
+    port.close()

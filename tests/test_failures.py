@@ -13,6 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
+from llmguide.enterprise import database
 from llmguide.enterprise.backend import AnswerEngine
 from llmguide.enterprise.configuration import ServiceSettings
 from llmguide.enterprise.faults import FAULTS, FaultyPort
@@ -130,3 +131,15 @@ def test_a_part_fails_and_comes_back(place, part, fault):
     place.until_well()
     assert place.lost() == []
     assert place.audit.verify()
+
+
+def test_a_database_that_never_answers_costs_seconds_not_the_service(place, monkeypatch):
+    monkeypatch.setattr(database, "ANSWER", 1.0)
+    monkeypatch.setattr(database, "CONNECT", 2)
+    assert place.ask(KNOWN).status_code == 200
+    with place.ports["database"].broken("slow"):
+        start = time.monotonic()
+        reply = place.ask()
+        assert reply.status_code in (503, 504) and reply.json()["error"]["remedy"] and time.monotonic() - start < 10
+    place.until_well()
+    assert place.lost() == []

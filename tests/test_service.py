@@ -289,6 +289,16 @@ def test_a_refund_is_paid_once_and_only_after_its_users_yes(company):
     assert ann.post(f"/api/confirm/{again['pending']}", json={"accept": True}).status_code == 404
 
 
+def test_a_button_is_answered_in_the_language_of_the_conversation_and_kept(company):
+    ann = company["ann"]
+    for question, accept, words in (("请给BR-1009退30欧元", False, "没有做任何更改"), ("请给BR-1009退30欧元", True, "退"),
+                                    ("Please refund 30 EUR for BR-1009", False, "nothing was changed")):
+        said = chat(ann, "ann", question).json()
+        done = ann.post(f"/api/confirm/{said['pending']}", json={"accept": accept}).json()
+        last = ann.get(f"/api/conversations/{said['conversation']}").json()["messages"][-1]
+        assert words in done["response"] and (last["id"], last["text"]) == (done["message_id"], done["response"])
+
+
 def test_everything_of_a_user_can_be_erased(company):
     ann, parts = company["ann"], company["app"].state.parts
     key = parts.keys.create("eve", ["reader", "editor"])

@@ -25,6 +25,7 @@ from .handoff import HandOff, wants_person
 from .history import History, check_user
 from .intents import detect_intent
 from .phrases import BACK, HELLO, NO, PHRASES, THANKS, YES, as_text, spoken_language
+from .refuse import language_of
 from .tools import Confirmations, Tool, confirm
 from ..settings import get_settings
 
@@ -79,10 +80,15 @@ def _decide(self: Assistant, turn: Turn) -> Said | None:
     if not (yes or no) or not turn.answers or not turn.answers[-1].startswith(questions): return None
     id = self.confirmations.newest(turn.user, turn.conversation)
     if id is None: return Said(phrases["late"])
-    try: text = confirm(self.confirmations, id, turn.user, self.tools, bool(yes), turn.language)
+    try: return Said(self._confirm(id, turn.user, bool(yes), turn.language))
     except KeyError: return Said(phrases["late"])
     except (ValueError, TimeoutError, RuntimeError) as problem: return Said(phrases["failed"], trace=(str(problem),))
-    return Said(phrases["declined"] if text is None else text or phrases["done"])
+
+
+@patch
+def _confirm(self: Assistant, id: str, user: str, accept: bool, language: str) -> str:
+    text = confirm(self.confirmations, id, user, self.tools, accept, language)
+    return PHRASES[language]["declined"] if text is None else text or PHRASES[language]["done"]
 
 
 def _beginning(question: str) -> str:
@@ -90,6 +96,20 @@ def _beginning(question: str) -> str:
     return question.partition("{")[0]
 
 # %% ../../nbs/4_enterprise/08_assistant.ipynb #c13
+@patch
+def decide(
+    self: Assistant,
+    id: str,  # of what waits for a yes
+    user: str,  # who must have been asked
+    accept: bool,
+) -> dict:
+    "What follows from a button: response and message_id; raises KeyError where nothing waits for this user, and what the tool raises."
+    conversation = self.confirmations.conversation(id, user)
+    last = self.history.messages(conversation, user, limit=1) if conversation else []
+    text = self._confirm(id, user, accept, language_of(last[0]["text"] if last else ""))
+    return {"response": text, "message_id": self.handoff.say(conversation, text) if conversation else None}
+
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c15
 @patch
 def _try_tools(self: Assistant, turn: Turn) -> Said | None:
     "What tools can do for a message; None where none is meant."
@@ -129,7 +149,7 @@ def _offer(self: Assistant, turn: Turn, found: dict) -> Said:
     if reason: return Said("", hand_over=reason, trace=(*trace, f"a person: {reason}"), nearest=nearest)
     return Said(f"{REFUSALS[turn.language]}{gap}{PHRASES[turn.language]['offer']}", refused=True, trace=trace, nearest=nearest)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c15
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c17
 def _in_a_row(turn: Turn, *beginnings: str) -> int:
     "How many of the last answers, without a gap, begin in one of these ways."
     known = [text.startswith(beginnings) for text in reversed(turn.answers)]
@@ -158,7 +178,7 @@ def think(
     if said := self._at_once(turn): yield said
     else: yield from self._ask_documents(turn)
 
-# %% ../../nbs/4_enterprise/08_assistant.ipynb #c17
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c19
 _SILENT = "silent: a person has the conversation"
 
 

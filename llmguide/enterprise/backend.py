@@ -29,7 +29,6 @@ from .line import Line
 from .metrics import errors
 from .named import NamedBase, handbooks_of, names_of, watched_passages, watched_question
 from .retention import erase, sweep
-from .tools import confirm as confirm_tool
 from .tools import load_tools
 from .watched import Questions, Refusals, WatchedBase, WatchedChat
 from .withdrawn import CurrentDocuments, overwrite_withdrawn
@@ -182,14 +181,13 @@ async def confirm(
     id: str,  # of what waits for a yes
     user: str,  # who must have been asked
     accept: bool,
-) -> str:
-    "What a tool says that was allowed to act, or nothing; raises ServiceError (404) where nothing waits for this user."
-    try: said = await self.line.call(confirm_tool, self.assistant.confirmations, id, user, self.assistant.tools, accept)
+) -> dict:
+    "What follows, with the id of the message; raises ServiceError (404) where nothing waits for this user."
+    try: return await self.line.call(self.assistant.decide, id, user, accept)
     except KeyError: raise ServiceError(404, "there is nothing to confirm", "ask for it again") from None
     except RuntimeError:
         errors.labels("tool").inc()
         raise ServiceError(502, "the tool failed", "try again, or tell whoever runs it") from None
-    return said or ""
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c15
 @patch

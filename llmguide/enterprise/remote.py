@@ -161,7 +161,7 @@ async def erase_user(self: EngineClient, user: str, folder: str) -> dict[str, in
 
 
 @patch
-async def confirm(self: EngineClient, id: str, user: str, accept: bool) -> str:
+async def confirm(self: EngineClient, id: str, user: str, accept: bool) -> dict:
     "See AnswerEngine."
     return await self._call("confirm", id=id, user=user, accept=accept)
 

@@ -98,9 +98,9 @@ class Decision(BaseModel):
 @router.post("/api/confirm/{id}", tags=["chat"])
 async def confirm(request: Request, asker: Asker, id: Id, body: Decision) -> dict:
     "Allow or decline what the assistant proposed to do."
-    said = await _parts(request).engine.confirm(id, asker.user, body.accept)
+    done = await _parts(request).engine.confirm(id, asker.user, body.accept)
     await _parts(request).note("confirmed" if body.accept else "declined", asker, action=id)
-    return {"response": said}
+    return done
 
 # %% ../../nbs/4_enterprise/09_service.ipynb #c14
 @router.get("/health", tags=["service"])

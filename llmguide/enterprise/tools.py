@@ -96,7 +96,7 @@ def run_tool(
     if not done[0][0]: raise RuntimeError(f"{tool.name} failed ({done[0][1]}): look at its log")
     return done[0][1]
 
-# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c15
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c17
 MINUTES = 10.0  # that a proposal is open
 pending_table = Table(
     "pending_actions", tables, Column("id", String(40), primary_key=True), Column("user", String(200), nullable=False, index=True),
@@ -104,7 +104,7 @@ pending_table = Table(
     Column("arguments", EncryptedText(context="pending_actions.arguments"), nullable=False), Column("status", String(10), nullable=False),
     Column("conversation", ForeignKey(conversation_table.c.id, ondelete="CASCADE")))
 
-# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c16
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c18
 class Confirmations:
     "Proposals that wait for a yes; what isn't a user's, is decided or too old raises KeyError."
 
@@ -125,7 +125,7 @@ class Confirmations:
         with self.engine.begin() as database: database.execute(insert(pending_table).values(row))
         return row["id"]
 
-# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c17
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c19
 @patch
 def newest(
     self: Confirmations,
@@ -137,6 +137,17 @@ def newest(
     mine = (column.user == user) & (column.conversation == conversation) & (column.status == "open") & (column.time > oldest)
     with self.engine.connect() as database:
         return database.execute(select(column.id).where(mine).order_by(column.time.desc()).limit(1)).scalar()
+
+
+@patch
+def conversation(
+    self: Confirmations,
+    id: str,
+    user: str,
+) -> str | None:
+    "Where a proposal was made; None where the user has no such proposal."
+    mine = (pending_table.c.id == id) & (pending_table.c.user == user)
+    with self.engine.connect() as database: return database.execute(select(pending_table.c.conversation).where(mine)).scalar()
 
 
 @patch
@@ -157,7 +168,7 @@ def decide(
         name, arguments = database.execute(select(column.tool, column.arguments).where(column.id == id)).one()
     return name, json.loads(arguments)
 
-# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c13u
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c21
 @patch
 def finish(
     self: Confirmations,
@@ -180,7 +191,7 @@ def unfinished(
     with self.engine.connect() as database: rows = database.execute(chosen).mappings().all()
     return [row | {"arguments": json.loads(row["arguments"])} for row in map(dict, rows)]
 
-# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c18
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c22
 def confirm(
     confirmations: Confirmations,
     id: str,
@@ -198,7 +209,7 @@ def confirm(
     confirmations.finish(id)
     return text
 
-# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c20
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c24
 def load_tools(
     name: str,  # module:function; "": none
     folder: str | Path,  # given to the function, for what it has to keep

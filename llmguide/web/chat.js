@@ -170,8 +170,8 @@ function confirmCard({ id, tool, arguments: values = {}, text }) {
     yes.disabled = no.disabled = true; // once: a second click must not order a second laptop
     const sent = await tried(async () => {
       const result = await call("POST", `/api/confirm/${encodeURIComponent(id)}`, { accept });
-      const words = make("span", { t: accept ? "confirm_done" : "confirm_dropped" });
-      buttons.replaceWith(make("p", { role: "status" }, words, " ", result?.response ?? ""));
+      now.shown.add(result.message_id);
+      buttons.replaceWith(make("p", { role: "status", text: result.response }));
     });
     if (!sent) yes.disabled = no.disabled = false;
   }
