@@ -564,6 +564,14 @@ def test_a_password_opens_what_is_locked(run, monkeypatch):
     assert not any(b"plum" in file.read_bytes() for file in Path("knowledge_base").rglob("*") if file.is_file())
 
 
+def test_an_answer_that_is_not_certain_says_so(run, monkeypatch):
+    run("add", "book")
+    for sure in (0.4, 0.6):
+        monkeypatch.setattr(respond, "stream_answer", lambda question, *_, sure=sure: [Answer(question, "Perhaps.", confidence=sure)])
+        shown = run("ask", "Which class are trains?")[1]
+        assert ("(confidence 0.40: not certain, read the source)" in shown) == ("Second class." in shown) == (sure < 0.5)
+
+
 def test_another_judge_orders_the_passages(run, monkeypatch):
     run("add", "book")
     judge = lambda question, texts: [float("Flights" in text) for text in texts]  # noqa: E731
