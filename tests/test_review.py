@@ -48,6 +48,47 @@ def test_each_drawn_answer_is_shown_with_its_question_and_counted_once(history):
     with pytest.raises(KeyError): reviews.judge(mine, "eva", right=True)  # a question is no answer
 
 
+def test_reviewers_see_what_was_drawn_and_nobody_else(tmp_path, monkeypatch):
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    from llmguide.enterprise import administration
+    from llmguide.enterprise.configuration import ServiceSettings
+    from llmguide.enterprise.door import add_door
+    from llmguide.enterprise.parts import Parts
+
+    class Idle:
+        started = True
+        async def stop(self): pass
+
+    monkeypatch.setattr(administration, "Reviews", lambda engine: Reviews(engine, share=1))
+    app = FastAPI()
+    app.state.parts = parts = Parts(ServiceSettings(service_dir=tmp_path), Idle())
+    app.include_router(administration.router)
+    add_door(app)
+    keys = {"eve": parts.keys.create("eve", ["reader", "admin"]), "ann": parts.keys.create("ann", ["reader"])}
+    parts.forget_keys()
+    talk = parts.history.start("ann")
+    parts.history.add(talk, "user", "奖金是多少？")
+    answer = parts.history.add(talk, "assistant", "百分之四。")
+    gone = parts.history.add(talk, "assistant", "A secret of a deleted file.", [{"source": "gone.md", "version": "1"}])
+    with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+        def call(who, method, **body):
+            reply = client.request(method, "/api/reviews", json=body or None, headers={"authorization": f"Bearer {keys[who]}"})
+            return reply.status_code, reply.json()
+
+        assert call("ann", "GET")[0] == call("ann", "POST", message_id=answer, right=True)[0] == 403
+        shown = call("eve", "GET")[1]["answers"]
+        assert [row["id"] for row in shown] == [answer, gone] and shown[0]["question"] == "奖金是多少？" and shown[1]["withdrawn"]
+        assert "secret" not in str(shown)
+        assert call("eve", "POST", message_id=answer, right=False) == (200, {"message_id": answer, "right": False})
+        assert call("eve", "POST", message_id=gone, right=None)[0] == 200
+        quality = call("eve", "GET")[1]["quality"]
+        assert (quality["read"], quality["unclear"], quality["waiting"], quality["right"]["value"]) == (1, 1, 0, 0.0)
+        assert call("eve", "POST", message_id="0" * 32, right=True)[0] == 404
+        assert call("eve", "POST", message_id=answer, right="perhaps")[0] == call("eve", "POST", message_id=answer)[0] == 422
+
+
 @pytest.mark.parametrize("share", [0, -1, 1.1, float("nan")])
 def test_a_share_is_a_share(share):
     with pytest.raises(ValueError, match="above 0"): Reviews(open_database(), share)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['router', 'Reviewer', 'Agent', 'Name', 'Administrator', 'FeedbackRequest', 'give_feedback', 'list_feedback',
-           'Approval', 'approve_feedback', 'export_feedback', 'HandOffRequest', 'PersonReply', 'request_person',
-           'handoffs', 'take', 'reply', 'close', 'KeyRequest', 'list_keys', 'create_key', 'revoke_key', 'erase_user',
-           'audit']
+           'Approval', 'approve_feedback', 'export_feedback', 'Review', 'list_reviews', 'review_answer',
+           'HandOffRequest', 'PersonReply', 'request_person', 'handoffs', 'take', 'reply', 'close', 'KeyRequest',
+           'list_keys', 'create_key', 'revoke_key', 'erase_user', 'audit']
 
 # %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c02
 import asyncio
@@ -21,6 +21,7 @@ from .door import PROBLEMS, Asker, StrictRoute, must
 from .errors import ServiceError
 from .feedback import evaluation_rows, judged, training_rows
 from .parts import Parts
+from .review import Reviews
 from .uploads import user_folder
 from .withdrawn import withdraw
 
@@ -54,7 +55,7 @@ def _judged(parts: Parts) -> list[dict]:
     "Judgements; where a document behind an answer is gone, a notice stands for the answer."
     return withdraw(judged(parts.feedback), parts.current, field="answer")
 
-
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c07
 @router.get("/api/feedback", tags=["feedback"])
 async def list_feedback(request: Request, asker: Reviewer) -> dict:
     "All judgements, the newest first, with question and answer."
@@ -80,7 +81,35 @@ async def export_feedback(request: Request, asker: Reviewer) -> dict:
     rows = [row for row in await asyncio.to_thread(_judged, _parts(request)) if not row["withdrawn"]]
     return {"training": training_rows(rows), "evaluation": evaluation_rows(rows)}
 
-# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c08
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c06s
+class Review(BaseModel):
+    "What a reviewer found."
+    message_id: Id
+    right: bool | None = Field(description="Of a refusal: whether the documents really don't say. null: nobody can tell.")
+
+
+def _drawn(parts: Parts) -> dict:
+    "Answers that wait for a reviewer, and what was found so far."
+    reviews = Reviews(parts.database)
+    quality = reviews.quality()
+    quality["right"] = quality["right"] and quality["right"]._asdict()
+    return {"answers": withdraw(reviews.waiting(), parts.current, field="answer"), "quality": quality}
+
+
+@router.get("/api/reviews", tags=["feedback"])
+async def list_reviews(request: Request, asker: Reviewer) -> dict:
+    "Answers that were drawn for a person to read, the oldest first, and the share that was found right."
+    return await asyncio.to_thread(_drawn, _parts(request))
+
+
+@router.post("/api/reviews", tags=["feedback"])
+async def review_answer(request: Request, asker: Reviewer, body: Review) -> dict:
+    "Judge an answer that was drawn; a new judgement replaces the old one."
+    reviews = await asyncio.to_thread(Reviews, _parts(request).database)
+    with not_yours("answer"): await asyncio.to_thread(reviews.judge, body.message_id, asker.user, body.right)
+    return {"message_id": body.message_id, "right": body.right}
+
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c09
 class HandOffRequest(BaseModel):
     "Which conversation."
     conversation: Id
@@ -107,7 +136,7 @@ async def handoffs(request: Request, asker: Agent) -> dict:
     "Conversations that wait for a person or are with one."
     return {"handoffs": await asyncio.to_thread(_parts(request).desk.waiting)}
 
-# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c09
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c10
 @router.post("/api/handoff/{conversation}/take", tags=["people"])
 async def take(request: Request, asker: Agent, conversation: Id) -> dict:
     "Take a waiting conversation."
@@ -135,7 +164,7 @@ async def close(request: Request, asker: Asker, conversation: Id) -> dict:
     if not done: raise ServiceError(409, "another person has this conversation, or the bot", "look at the list again")
     return {"conversation": conversation, "state": "bot"}
 
-# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c11
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c12
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
 
 
@@ -155,7 +184,7 @@ async def list_keys(request: Request, asker: Administrator) -> dict:
     "All keys, without what opens the door."
     return {"keys": await asyncio.to_thread(_parts(request).keys.list)}
 
-
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c13
 @router.post("/api/keys", tags=["keys"], status_code=201)
 async def create_key(request: Request, asker: Administrator, body: KeyRequest) -> dict:
     "Make a key; it is shown this once."
@@ -179,7 +208,7 @@ async def revoke_key(request: Request, asker: Administrator, id: Annotated[str, 
     await parts.note("key revoked", asker, key=id)
     return {"revoked": id}
 
-
+# %% ../../nbs/4_enterprise/09_5_2_administration.ipynb #c14
 @router.delete("/api/users/{user:path}", tags=["keys"])
 async def erase_user(request: Request, asker: Administrator, user: Name) -> dict:
     "Delete everything of a user: keys, conversations, judgements, uploads. The audit log keeps only that it was done."
