@@ -117,6 +117,11 @@ def test_a_true_sentence_about_something_else_does_not_pass_alone():
     assert told("Employees get 25 days of paid leave a year. Parking is free.").text.endswith("Parking is free.")
 
 
+def test_the_first_word_of_a_sentence_that_was_cut_off_is_not_said():
+    found = told("Employees get 25 days of paid leave a year. Some")
+    assert found.text == "Employees get 25 days of paid leave a year." and found.removed == ("Some (it says nothing by itself)",)
+
+
 def test_a_model_that_fails_leaves_the_quotation():
     class Broken(ScriptedChat):
         def stream(self, messages, **options):

@@ -139,8 +139,9 @@ def _checked(
     contexts = [" ".join([*hit.chunk.headings, hit.chunk.source]) for hit in hits]
     for said in filter(None, map(_clean, sentences)):
         found = support(said, texts, contexts)
-        if found.reasons:
-            removed.append(f"{said} ({'; '.join(found.reasons)})")
+        reasons = found.reasons or ([] if stems(said) else ["it says nothing by itself"])
+        if reasons:
+            removed.append(f"{said} ({'; '.join(reasons)})")
             continue
         waiting.append((said, _cite(hits[found.place], found.start, found.end)))
         tied |= found.place == 0 and found.start < chosen[1] and found.end > chosen[0]
