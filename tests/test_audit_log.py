@@ -15,11 +15,12 @@ import pytest
 from llmguide.enterprise.audit import AuditLog
 from llmguide.enterprise.chain import Anchor
 from llmguide.enterprise.encryption import DecryptionError, KeyRing
+from llmguide.enterprise.log_files import older
 
 WRITER = """
 import sys
 from llmguide.enterprise.audit import AuditLog
-log, name = AuditLog(sys.argv[1]), sys.argv[2]
+log, name = AuditLog(sys.argv[1], largest=float(sys.argv[4])), sys.argv[2]
 for number in range(int(sys.argv[3])):
     safe = log.record("step", name, number=number)
     if number % 20 == 0:
@@ -38,10 +39,11 @@ def ring(): return KeyRing.generate()
 def path(tmp_path): return tmp_path / "audit.jsonl"
 
 
-def writer(path, ring, name, count):
+def writer(path, ring, name, count, largest=1e8):
     """A process that writes events."""
     environment = os.environ | {"LLMGUIDE_SECRET_KEYS": ring.text()}
-    return subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, str(count)], stdout=subprocess.PIPE, text=True, env=environment)
+    command = [sys.executable, "-c", WRITER, str(path), name, str(count), str(largest)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def filled(path, ring, count=30):
@@ -173,3 +175,44 @@ def test_no_text_and_no_secret_reaches_the_file(path, ring):
     assert len(set(map(str, json.loads(text.splitlines()[1])["changed"]["url"]))) == 2
     marks = [AuditLog(path, each).fingerprint("a") for each in (ring, ring, KeyRing.generate())]
     assert marks[0] == marks[1] != marks[2]
+
+
+def test_full_files_are_put_aside_and_the_chain_goes_on(path, ring):
+    with AuditLog(path, ring, largest=3_000) as log:
+        for number in range(60): log.record("step", "ann", number=number).result()
+        files = older(path)
+        assert len(files) > 2 and max(file.stat().st_size for file in [*files, path]) < 3_500
+        assert [event["number"] for event in log.events(200) if event["what"] == "step"] == list(range(60))
+        assert log.verify(log.anchor()) == (60 + len(files), None, "") and len(log.events(5)) == 5
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+    middle = files[1].read_bytes()
+    files[1].unlink()
+    assert "events were removed" in log.verify().problem
+    files[1].write_bytes(middle.replace(b'"ann"', b'"eva"', 1))
+    assert "its sum is wrong" in log.verify().problem
+    files[1].write_bytes(middle)
+    assert log.verify()
+
+
+def test_a_kill_while_a_file_is_put_aside_doubles_nothing(path, ring, monkeypatch):
+    log = filled(path, ring)
+    log.largest = 1_000
+
+    def killed(*_): raise OSError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        log.record("step", "ann", number=30).result()
+        log.close()
+    assert log.largest == float("inf") and log.verify() == (31, None, "")  # linked, and nothing more
+    with AuditLog(path, ring, largest=1_000) as log: log.record("step", "ann", number=31).result()
+    assert len(older(path)) == 1 and log.verify() == (33, None, "")
+
+
+def test_processes_share_a_log_that_is_put_aside(path, ring):
+    writers = [writer(path, ring, name, 300, 4_000) for name in "abc"]
+    assert all("end" in each.communicate(timeout=60)[0] for each in writers)
+    log = AuditLog(path, ring)
+    events = [event for event in log.events(5_000) if event["what"] == "step"]
+    assert len(older(path)) > 5 and log.verify() and len(events) == 900
+    for name in "abc": assert [event["number"] for event in events if event["who"] == name] == list(range(300))

@@ -8,20 +8,21 @@ __all__ = ['PATIENCE', 'MOST', 'AuditLog']
 # %% ../../nbs/4_enterprise/05_2_audit.ipynb #c02
 import hmac
 import json
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
 
 from fastcore.basics import patch
 
 from .chain import LONGEST, Anchor, Report, check_event, check_lines, log_keys, seal
 from .encryption import KeyRing
+from .log_files import locked, older, put_aside, tail
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c12
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c07
 PATIENCE = 0.003  # seconds that a group waits for more events; the price of an event that comes alone
 MOST = 100_000  # events that may wait for the disk: more means that it is dead
 
@@ -32,7 +33,7 @@ def _new_group() -> Future:
     group.set_running_or_notify_cancel()
     return group
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c13
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c08
 class AuditLog:
     "A log to which processes add together, and in which changes are found; a file of JSON lines."
 
@@ -40,10 +41,12 @@ class AuditLog:
         self,
         path: str | Path,  # its folder is made
         ring: KeyRing | None = None,  # None: LLMGUIDE_SECRET_KEYS; without, changes are found that a forger didn't hide
+        largest: float = 100_000_000,  # bytes of a file, some hundred thousand events; then a new one goes on
     ):
-        self.path, self.ring = Path(path), ring or KeyRing.from_settings()
+        self.path, self.ring, self.largest = Path(path), ring or KeyRing.from_settings(), largest
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._waiting, self._group, self._at = [], _new_group(), (-1, Anchor(0, ""))  # the size of the file, and what ends there
+        self._file = None  # its number on the disk: a new one after the old was put aside
         self._lock, self._wake, self._closing, self._thread = threading.Lock(), threading.Event(), False, None
         self._key_id = self.ring.newest.hex() if self.ring else ""
         self._keys = log_keys(self.ring)
@@ -58,7 +61,7 @@ class AuditLog:
         "A text's mark, the same for the same text, from which nobody without the key gets the text."
         return hmac.digest(self._keys[self._key_id], b"text:" + text.encode("utf-8", "surrogatepass"), "sha256").hex()[:32]
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c15
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c10
 @patch
 def record(
     self: AuditLog,
@@ -80,7 +83,7 @@ def record(
     self._wake.set()
     return group
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c16
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c11
 @patch
 def _work(self: AuditLog) -> None:
     "The thread: group after group, until the log is closed and nothing waits."
@@ -92,7 +95,9 @@ def _work(self: AuditLog) -> None:
             events, group, self._waiting, self._group = self._waiting, self._group, [], _new_group()
         try: anchor = self._append(events) if events else None
         except Exception as problem: group.set_exception(problem)  # whoever waits is told, and the next group tries again
-        else: group.set_result(anchor)
+        else:
+            group.set_result(anchor)
+            self._put_aside()
 
 
 @patch
@@ -102,51 +107,24 @@ def close(self: AuditLog) -> None:
     self._wake.set()
     if self._thread: self._thread.join()
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c17
-_WRITE = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-
-
-@contextmanager
-def _locked(path: Path, how: int = _WRITE) -> Iterator[int]:
-    "The opened file; other processes that want it locked wait."
-    handle = os.open(path, how, 0o600)
-    try:
-        try: import fcntl
-        except ImportError: pass  # Windows: one process a log
-        else: fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
-    finally: os.close(handle)
-
-
-def _tail(path: Path, size: int, count: int) -> tuple[list[bytes], int]:
-    "The last whole lines among the first bytes of a file, and where they end."
-    step = 4096
-    with open(path, "rb") as file:
-        while True:
-            file.seek(max(0, size - step))
-            found = file.read(min(size, step))
-            whole = found.rfind(b"\n") + 1
-            lines = found[:whole].splitlines(keepends=True)
-            if step >= size or len(lines) > count: return lines[-count:], size - len(found) + whole
-            step *= 8
-
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c18
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c12
 @patch
 def _end(self: AuditLog, handle: int) -> Anchor:
     "Where the whole lines of the log end now."
-    size = os.fstat(handle).st_size
-    if size != self._at[0]:
-        lines, end = _tail(self.path, size, 1)
+    size, file = (status := os.fstat(handle)).st_size, status.st_ino
+    if (size, file) != (self._at[0], self._file):
+        self._file = file
+        lines, end = tail(self.path, size, 1)
         try: self._at = end, Anchor(*(json.loads(lines[0])[name] for name in ("n", "mac"))) if lines else Anchor(0, "")
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"the last line of {self.path} is no event: look at it with verify, then start a new file") from None
     return self._at[1]
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c19
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c13
 @patch
 def _append(self: AuditLog, events: list[dict]) -> Anchor:
     "Write events behind what is there, one fsync for all of them; all of them or none."
-    with _locked(self.path) as handle:
+    with locked(self.path) as handle:
         last, lines, key = self._end(handle), [], self._keys[self._key_id]
         for event in events:
             line, last = seal(event, last, key, self._key_id)
@@ -162,7 +140,23 @@ def _append(self: AuditLog, events: list[dict]) -> Anchor:
         self._at = start + len(data), last
     return last
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c24
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c15
+@patch
+def _put_aside(self: AuditLog) -> None:
+    "Begin a new file if this one is full."
+    if self._at[0] <= self.largest: return
+    try:
+        with locked(self.path) as handle:
+            last, key = self._end(handle), self._keys[self._key_id]
+            if self._at[0] <= self.largest: return  # another process did it
+            os.ftruncate(handle, self._at[0])
+            event = {"time": round(time.time(), 4), "what": "log continued", "who": "system"}
+            put_aside(self.path, last.count, seal(event, last, key, self._key_id)[0])
+    except (OSError, ValueError) as problem:
+        self.largest = float("inf")  # no more tries: a disk without second names, a broken line
+        logging.getLogger(__name__).warning("audit: %s stays one file: %s", self.path, problem)
+
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c19
 @patch
 def verify(
     self: AuditLog,
@@ -174,20 +168,23 @@ def verify(
 
 @patch
 def _lines(self: AuditLog) -> Iterator[bytes]:
-    "The lines, as far as the log is written now."
+    "The lines of all files, as far as the log is written now."
     if not self.path.exists(): return
-    with _locked(self.path, os.O_RDONLY) as handle: size = os.fstat(handle).st_size
-    with open(self.path, "rb") as file:
+    with locked(self.path, os.O_RDONLY) as handle:
+        full, size, file = older(self.path), os.fstat(handle).st_size, open(self.path, "rb")
+    with file:
+        for each in full:
+            with open(each, "rb") as lines: yield from lines
         while size > 0 and (line := file.readline()):
             size -= len(line)
             yield line
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c25
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c20
 @patch
 def anchor(self: AuditLog) -> Anchor:
     "How long the log is, and its last sum; keep it where whoever can write the log can't."
     if not self.path.exists(): return Anchor(0, "")
-    with _locked(self.path, os.O_RDONLY) as handle: return self._end(handle)
+    with locked(self.path, os.O_RDONLY) as handle: return self._end(handle)
 
 
 @patch
@@ -197,10 +194,13 @@ def events(
 ) -> list[dict]:
     "The last events, the oldest first, not verified: for a page that shows them."
     if not self.path.exists(): return []
-    with _locked(self.path, os.O_RDONLY) as handle: lines, _ = _tail(self.path, os.fstat(handle).st_size, last)
+    with locked(self.path, os.O_RDONLY) as handle:
+        lines, _ = tail(self.path, os.fstat(handle).st_size, last)
+        for file in older(self.path)[::-1]:
+            if len(lines) < last: lines = tail(file, file.stat().st_size, last - len(lines))[0] + lines
     return [json.loads(line) for line in lines]
 
-# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c32
+# %% ../../nbs/4_enterprise/05_2_audit.ipynb #c25
 _SECRET = ("key", "token", "secret", "password", "credential")
 
 
