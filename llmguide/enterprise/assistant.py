@@ -130,7 +130,7 @@ def _use_tools(self: Assistant, turn: Turn, text: str) -> Outcome:
     try: return use(self.choose)
     except (ConnectionError, TimeoutError, ValueError): return use(choose_by_rules)
 
-
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c15e
 @patch
 def _ask_documents(self: Assistant, turn: Turn) -> Iterator[Said]:
     "What the documents say, as far as it has come, or the offer of a person."

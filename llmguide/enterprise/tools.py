@@ -149,7 +149,7 @@ def conversation(
     mine = (pending_table.c.id == id) & (pending_table.c.user == user)
     with self.engine.connect() as database: return database.execute(select(pending_table.c.conversation).where(mine)).scalar()
 
-
+# %% ../../nbs/4_enterprise/08_3_tools.ipynb #c19s
 @patch
 def decide(
     self: Confirmations,
