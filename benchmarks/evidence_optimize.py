@@ -7,28 +7,33 @@ LLMGUIDE_DSPY_PYTHON names a Python that has it (see `peer_dspy.py`). What is do
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from llmguide.engine import start_engine
-from llmguide.evidence import paired_difference, record_curve, wilson_interval
-from llmguide.load import Rows
-from llmguide.prompting.candidates import build, plain_candidate
+from llmguide.evidence import load_curve, paired_difference, record_curve, wilson_interval
+from llmguide.load import Rows, group_key
+from llmguide.prompting.candidates import build, in_turn, plain_candidate
 from llmguide.prompting.optimize import Round, ask, evened, judge, optimize
 from llmguide.prompting.scoring import Scorer
-from llmguide.prompting.tasks import load_task
-from llmguide.settings import get_settings, write_atomically
+from llmguide.prompting.tasks import Task, load_task
+from llmguide.settings import choose_runtime, get_settings, write_atomically
 
-MODEL, TASKS, BUDGET, TEST, PEER_TEST = "smollm2-135m-instruct", ("sentiment", "intents", "chinese"), 200, 200, 100
+MODEL, TASKS, BUDGET, TEST, PEER_TEST = "smollm2-135m-instruct", ("requests", "intents", "sentiment", "chinese"), 200, 200, 100
 MORE = 600  # calls of the one longer search
-LONGEST = {"sentiment": (120, 10_000), "intents": (120, 10_000), "chinese": (40, 50)}  # characters of an example, of a test row
+LONGEST = {"sentiment": (120, 10_000), "intents": (120, 10_000), "chinese": (40, 50),
+           "requests": (120, 10_000)}  # characters of an example, of a test row
+REQUESTS = ("pay_bill", "credit_score", "recipe", "play_music", "tire_change", "book_flight", "weather", "meeting_schedule",
+            "tell_joke", "change_volume")  # one intent from each of the ten domains of CLINC150, chosen before anything was measured
 RANDOM = [Round(10, 20)]  # random search: as many calls in a single round
-PEERS = (("none", "chat"), ("none", "json"), ("random search", "json"), ("MIPROv2", "json"))  # DSPy's optimiser and adapter
+PEERS = (("random search", "json"), ("MIPROv2", "json"), ("none", "json"), ("none", "chat"))  # DSPy's optimiser and adapter
 KEPT = get_settings().cache_dir / "evidence" / "optimize.json"
 SCORES = KEPT.with_suffix(".jsonl")
 
@@ -59,6 +64,33 @@ def line(right):
     return "".join(str(int(each)) for each in right)
 
 
+def requests_task():
+    """What people say to a voice assistant, ten intents of CLINC150; examples from its training part, rows from test and validation."""
+    parts = json.loads((get_settings().datasets_dir / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
+    rows = [Rows([{"text": text, "label": label.replace("_", " ")} for name in names for text, label in parts[name] if label in REQUESTS],
+                 "clinc150", "data folder") for names in (("train",), ("test", "val"))]  # fmt: skip
+    seen, labels = {group_key(row["text"]) for row in rows[0]}, tuple(sorted(label.replace("_", " ") for label in REQUESTS))
+    untouched = in_turn([row for row in rows[1] if group_key(row["text"]) not in seen], random.Random(0))
+    said = f"What does this person want from a voice assistant? Choose one of: {', '.join(labels)}."
+    return Task("requests", said, labels, rows[0], Rows(untouched, "clinc150", "data folder"))
+
+
+def tasks_here():
+    """The tasks with their short texts; those whose data isn't here are left out."""
+    for name in TASKS:
+        try: task = requests_task() if name == "requests" else load_task(name, rows=10_000)
+        except FileNotFoundError as problem: print(f"    {name} left out: {problem}")
+        else: yield narrowed(task, *LONGEST[name])
+
+
+def recorded():
+    """The arms that the table has already, for a machine that didn't measure them."""
+    columns = ("task", "arm", "value", "low", "high", "gain", "gain low", "gain high", "rows")
+    try: table = load_curve("prompting_optimize")
+    except FileNotFoundError: return {}
+    return {f"{row['task']} | {row['arm']}": {key: value for key, value in row.items() if key not in columns} for row in table}
+
+
 def narrowed(task, example, row):
     """The task with short texts only and, of labels whose first words are the same, one: both make all arms' calls cheaper."""
     labels = tuple({label.split()[0]: label for label in reversed(task.labels)}.values())[::-1]
@@ -72,14 +104,15 @@ def ours(task, scorer, rounds, budget=BUDGET, seed=0):
     """One of our searches, judged on the test rows."""
     result = optimize(task, scorer, budget, rounds=rounds, seed=seed, report=lambda text: print("   ", text, flush=True))
     right, _ = judge(result.prompt, task.rows, ask(result.prompt, task.rows, scorer))
-    return {"right": line(right), "calls": result.calls, "search": result.search.value, "prompt": shape(result)}
+    return {"right": line(right), "calls": result.calls, "search": result.search.value, "prompt": shape(result),
+            "precision": choose_runtime().precision}  # fmt: skip
 
 
 def plain(task, scorer):
     """The plain prompt, as it is and with what each answer has on average taken off."""
     prompt = build(plain_candidate(task), task.language)
     scores = ask(prompt, task.rows, scorer)
-    return {name: {"right": line(judge(each, task.rows, scores)[0])}
+    return {name: {"right": line(judge(each, task.rows, scores)[0]), "precision": choose_runtime().precision}
             for name, each in (("plain", prompt), ("plain, evened", evened(prompt, scores)))}  # fmt: skip
 
 
@@ -122,16 +155,17 @@ def keep(kept, name, arms):
 def write_table(kept):
     """The table of all arms that are done."""
     table = sorted((entry(*key.split(" | "), kept) for key in kept), key=lambda row: TASKS.index(row["task"]))
-    record_curve("prompting_optimize", table, note="accuracy on untouched rows, gain over the plain prompt in points, paired",
+    record_curve("prompting_optimize", table, note="accuracy on untouched rows, gain over the plain prompt in points, paired; "
+                 "scored in the precision that an arm names, float32 where none is named",
                  model=MODEL, budget=BUDGET, test_rows=TEST, longest_example=LONGEST,
                  ours_reads=Scorer.how, dspy_reads="written answers")  # fmt: skip
 
 
-def peers(task, kept):
+def peers(tasks, kept):
     """DSPy's arms, those that are not done yet."""
     engine, python = None, os.environ.get("LLMGUIDE_DSPY_PYTHON")
     if not python: return print("    DSPy left out: LLMGUIDE_DSPY_PYTHON names no Python that has it (see benchmarks/peer_dspy.py)")
-    for method, adapter in PEERS:
+    for (method, adapter), task in product(PEERS, tasks):
         arm = f"DSPy, {method}, {adapter}"
         if f"{task.name} | {arm}" in kept: continue
         engine = engine or start_engine(MODEL)
@@ -140,8 +174,8 @@ def peers(task, kept):
 
 def main():
     """Run what is not yet done, record one table."""
-    kept, scorer = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}, Remembering(SCORES)
-    tasks = [narrowed(load_task(name, rows=10_000), *LONGEST[name]) for name in TASKS]
+    kept, scorer = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else recorded(), Remembering(SCORES)
+    tasks = list(tasks_here())
     for task in tasks:
         if f"{task.name} | plain" not in kept: keep(kept, task.name, plain(task, scorer))
     for arm, rounds in (("successive halving", None), ("random search", RANDOM)):
@@ -150,7 +184,7 @@ def main():
     if f"sentiment | {MORE} calls" not in kept:  # is it the budget that is short? Three times the calls, examples of any length
         task = narrowed(load_task("sentiment", rows=10_000), 10_000, 10_000)
         keep(kept, "sentiment", {f"{MORE} calls": ours(task, scorer, None, MORE)})
-    for task in tasks: peers(task, kept)
+    peers(tasks, kept)
     if len(kept) == 1 + len(TASKS) * (4 + len(PEERS)):  # else a later run adds what is missing
         for file in (KEPT, SCORES): file.unlink(missing_ok=True)
     return 0
