@@ -17,7 +17,7 @@ from llmguide.enterprise.configuration import ServiceSettings
 from llmguide.enterprise.service import create_app
 from llmguide.enterprise.tracing import open_logs
 
-EXAMPLES = 300 if os.environ.get("LLMGUIDE_SOAK") else 5  # of each operation, for each role
+EXAMPLES = 300 if os.environ.get("LLMGUIDE_SOAK") else 20  # of each operation, for each role
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def check(operation, keys):
     kinds = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
 
     @given(kinds)
-    @hypothesis_settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 10, database=None,
+    @hypothesis_settings(max_examples=EXAMPLES, deadline=None, derandomize=EXAMPLES < 300, database=None,
                          suppress_health_check=list(HealthCheck))
     def send(case):
         # A form has only texts: it can't tell null from "null", or a list of one from one. So its types can't be wrong.

@@ -49,7 +49,7 @@ class Source(BaseModel):
     version: str = Field("", description="Of the document, as it was when it was quoted.")
     passage: str = Field(description="Where the passage can be read.")
 
-
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c06
 class Nearest(BaseModel):
     "A passage that came near, but not near enough to answer from."
     source: str
@@ -75,7 +75,7 @@ class ChatReply(BaseModel):
     pending: str | None = Field(None, description="What waits for a yes: see /api/confirm.")
     trace: list
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c07
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c08
 def check_asker(
     asker: Principal,
     user_id: str,  # as the request says
@@ -92,7 +92,7 @@ def not_yours(what: str):
     try: yield
     except KeyError: raise ServiceError(404, f"there is no such {what} of yours", "look at the list, or leave it out") from None
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c09
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c10
 def _cache_keys(parts: Parts, asker: Principal, question: str) -> Iterator[str]:
     "The keys of a question: as it was asked, and in its canonical form."
     version, readers = parts.look(asker.readers)
@@ -112,7 +112,7 @@ def _look_up(parts: Parts, asker: Principal, request: ChatRequest) -> tuple[dict
         if found := parts.cache.get(key): return found, tried
     return None, tried
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c11
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c12
 KEPT = ("response", "sources", "refused", "intent", "trace", "nearest")
 
 
@@ -135,7 +135,7 @@ async def from_cache(
     cache_lookups.labels("hit").inc()
     return await _record_cached(parts, asker, request, found), keys
 
-
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c13
 async def ask(
     parts: Parts,
     asker: Principal,
@@ -155,7 +155,7 @@ async def ask(
         if event["event"] == "done": event = await _record(parts, asker, event, keys)
         yield event
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c12
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c14
 def _complete(event: dict) -> dict:
     "The last event, with the time, and with what waits for a yes."
     confirm = {"id": event["pending"], "text": event["response"]} if event.get("pending") else None
@@ -180,7 +180,7 @@ async def _record(parts: Parts, asker: Principal, event: dict, keys: list[str]) 
         for key in keys: parts.cache.put(key, {name: event[name] for name in KEPT})
     return _complete(event)
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c14
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c16
 def sse(
     event: dict,  # with its name under "event"
 ) -> bytes:
@@ -199,7 +199,7 @@ async def as_sse(
         async for event in events: yield sse(event)
     except Exception as problem: yield sse({"event": "error"} | as_service_error(problem).body())
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c16
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c18
 class Shortcut:
     "ASGI layer: an answer that the cache has goes out at once, everything else goes on."
 
@@ -227,7 +227,7 @@ class Shortcut:
         del done["event"]
         return json.dumps(done, ensure_ascii=False).encode()
 
-# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c17
+# %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c19
 async def _read(receive) -> bytes:
     "The whole body; what came before the sender left."
     pieces, more = [], True

@@ -10,14 +10,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterator
 
-import numpy as np
 from fastcore.basics import patch
 
 from .assistant import Assistant, add_in_step
-from .confidential import ConfidentialChat, NotToBeSeen, model_sees, shareable_passages
+from .confidential import NotToBeSeen, model_sees, shareable_passages
 from .configuration import ServiceSettings
 from .database import open_database
 from .errors import ServiceError, as_service_error
@@ -29,10 +27,10 @@ from .line import Line
 from .metrics import errors
 from .named import NamedBase, handbooks_of, names_of, watched_passages, watched_question
 from .retention import erase, sweep
+from .shelf import Shelf
 from .tools import load_tools
-from .watched import Questions, Refusals, WatchedBase, WatchedChat
+from .watched import Questions, Refusals, WatchedBase, connect_chat
 from .withdrawn import CurrentDocuments, overwrite_withdrawn
-from ..passages import EVERYONE
 
 # %% ../../nbs/4_enterprise/09_0_engine.ipynb #c05
 class AnswerEngine:
@@ -55,10 +53,10 @@ class AnswerEngine:
             if not self.started: await asyncio.to_thread(self._open, report)
             self.started = True
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c06
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c07
 @patch
 def _open(self: AnswerEngine, report: Callable) -> None:
-    if self.chat is None and (self.settings.model or self.settings.base_url): self.chat = _connect(self.settings)
+    if self.chat is None and (self.settings.model or self.settings.base_url): self.chat = connect_chat(self.settings)
     if self.base is None:
         self.base = WatchedBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
         if self.settings.handbooks: self.base.add([self.handbooks], sync=True, report=report)
@@ -66,25 +64,15 @@ def _open(self: AnswerEngine, report: Callable) -> None:
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
     self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
     self.named = NamedBase(self.base, self.names, self.current)
+    self.shelf = Shelf(self.base, self.names, self.settings.service_dir / "documents")
     tools = load_tools(self.settings.tools, self.settings.service_dir)
     self.assistant = Assistant(self.named, History(self.database), tools, guard=watched_question, intent=self._intent)
     self.questions, self.refusals = Questions(self.base.encoder), Refusals()
-    self.jobs = JobRunner(self.database, self._add)
+    self.jobs = JobRunner(self.database, self.shelf.add)
     self.jobs.start()
     threading.Thread(target=self._forget, name="retention", daemon=True).start()
 
-
-@patch
-def _add(self: AnswerEngine, paths: list[str], readers: list[str] | None, user: str) -> dict[str, str]:
-    "Add files of a job; returns the reasons why some aren't indexed."
-    there = [path for path in paths if Path(path).exists()]
-    known = {path for path in there if (entry := self.base.ledger.get(path)) and entry.readers is not None}
-    unread = {path: "it was deleted before it was read" for path in paths if path not in there}
-    for some, names in ((sorted(known), readers), ([path for path in there if path not in known], readers or [user])):
-        if some: unread |= self.base.add(some, names).unread
-    return unread
-
-
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c09
 @patch
 def _clean(self: AnswerEngine, hits: list) -> list:
     "The passages that the chat model may read."
@@ -108,7 +96,7 @@ def _forget(self: AnswerEngine) -> None:
         except Exception: logging.getLogger(__name__).exception("what is too old could not be deleted")
         if self._stopped.wait(86_400): return
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c07
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c11
 @patch
 async def stop(self: AnswerEngine) -> None:
     "Let running work end, then let go of the files."
@@ -126,16 +114,7 @@ def _close(self: AnswerEngine) -> None:
     self.current.close()
     self.base.close()
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c08
-def _connect(settings: ServiceSettings):
-    "The chat model of the settings; a front keeps private data from one that isn't in the house."
-    from llmguide.chat import connect
-
-    key = settings.api_key and settings.api_key.get_secret_value()
-    chat, sees = WatchedChat(connect(settings.model, settings.base_url, key, settings.seconds)), model_sees(settings)
-    return chat if sees == "all" else ConfidentialChat(chat, sees)
-
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c10
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c13
 @patch
 def _answer(self: AnswerEngine, question: str, readers: list[str] | None, history: list[str]) -> Iterator[dict]:
     sent = Said("")
@@ -157,7 +136,7 @@ async def answer(
         async for event in self.line.parts(lambda: self._answer(question, readers, list(history))): yield event
     except Exception as problem: raise as_service_error(problem) from problem
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c11
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c14
 @patch
 async def reply(
     self: AnswerEngine,
@@ -174,7 +153,7 @@ async def reply(
     except KeyError: raise ServiceError(404, "there is no such conversation of yours", "leave it out to start a new one") from None
     except Exception as problem: raise as_service_error(problem) from problem
 
-
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c15
 @patch
 async def confirm(
     self: AnswerEngine,
@@ -189,7 +168,7 @@ async def confirm(
         errors.labels("tool").inc()
         raise ServiceError(502, "the tool failed", "try again, or tell whoever runs it") from None
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c15
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c19
 @patch
 async def embed(
     self: AnswerEngine,
@@ -198,7 +177,7 @@ async def embed(
     "A vector of length one for each text, by the encoder of the store."
     return (await self.line.call(self.base.encoder.encode, texts)).tolist()
 
-
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c20
 @patch
 async def generate(
     self: AnswerEngine,
@@ -219,7 +198,7 @@ async def generate(
     except NotToBeSeen as problem: raise ServiceError(403, str(problem), "ask without it, or ask the model llmguide") from None
     except Exception as problem: raise as_service_error(problem) from problem
 
-
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c21
 class _Kept:
     "An iterator that keeps what a generator returns at its end."
 
@@ -227,69 +206,36 @@ class _Kept:
 
     def __iter__(self): self.value = yield from self._generator
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c16
-def _readable(readers: list[str] | None, allowed: Iterable[str] | None) -> bool:
-    "Do these names include one that may read?"
-    return bool({EVERYONE, *(readers or ())} & set(allowed or ()))
-
-
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c23
 @patch
 async def documents(
     self: AnswerEngine,
     readers: list[str] | None = None,  # user and groups; None: the public
 ) -> list[dict]:
-    "The documents that these may read: source, chunks, status, reason, readers."
-    found = await asyncio.to_thread(self.base.list)
-    return [each | {"source": self.names.short(each["source"])} for each in found if _readable(readers, each["readers"])]
-
-
-@patch
-def _chunks(self: AnswerEngine, name: str, readers: list[str] | None) -> list:
-    "The passages of a document in their order, of those that these may read."
-    source = self.names.long(name, self.base.ledger.entries())
-    if source is None: return []
-    anything = np.ones(self.base.store.manifest["dimension"])
-    hits = self.base.store.search(anything, None, 10_000, readers and set(readers), {"source": source})
-    return sorted((hit.chunk for hit in hits), key=lambda chunk: (chunk.start, chunk.end))
-
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c17
-@patch
-def _passage(self: AnswerEngine, source: str, start: int, end: int, readers: list[str] | None) -> dict:
-    chunks = self._chunks(source, readers)
-    place = next((n for n, chunk in enumerate(chunks) if chunk.start <= start and end <= chunk.end), None)
-    if place is None: raise ServiceError(404, "there is no such passage among those you may read", "ask again: it may have changed")
-    chunk = chunks[place]
-    near = lambda n: chunks[n].text if 0 <= n < len(chunks) else ""  # noqa: E731
-    return {"source": source, "text": chunk.text, "before": near(place - 1), "after": near(place + 1),
-            "headings": [*chunk.headings], "page": chunk.page, "start": chunk.start, "end": chunk.end}
+    "See Shelf."
+    return await asyncio.to_thread(self.shelf.documents, readers)
 
 
 @patch
 async def passage(
     self: AnswerEngine,
-    source: str,  # a document's name, as in a citation
-    start: int,  # first character
-    end: int,  # one past the last
+    source: str,
+    start: int,
+    end: int,
     readers: list[str] | None = None,
 ) -> dict:
-    "The passage around a citation, and its neighbours; raises ServiceError (404) for what is not there or not to be read."
-    return await self.line.call(self._passage, source, start, end, readers)
+    "See Shelf."
+    return await self.line.call(self.shelf.passage, source, start, end, readers)
 
-# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c18
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c24
 @patch
 async def delete(
     self: AnswerEngine,
     source: str,  # a document's name
-    readers: list[str] | None = None,  # of whoever deletes: what one can't read, one can't delete
+    readers: list[str] | None = None,  # of whoever deletes
 ) -> int:
-    "Delete a document for every later question; returns how many passages went; raises ServiceError (404)."
-    entries = await asyncio.to_thread(self.base.ledger.entries)
-    path = self.names.long(source, entries)
-    if path is None or not _readable(readers, entries[path].readers):
-        raise ServiceError(404, "there is no such document among those you may read", "see GET /api/documents")
-    try: gone = await self.line.call(self.base.delete_document, path)
-    except RuntimeError: raise ServiceError(503, "documents are being written just now", "try again in a minute", wait=30) from None
-    if Path(path).is_relative_to(self.settings.service_dir / "documents"): Path(path).unlink(missing_ok=True)
+    "See Shelf; no old answer quotes the document afterwards."
+    gone = await self.line.call(self.shelf.delete, source, readers)
     await self._overwrite()
     return gone
 
@@ -300,7 +246,7 @@ async def _overwrite(self: AnswerEngine) -> None:
     try: await asyncio.to_thread(overwrite_withdrawn, self.database, self.current)
     except TimeoutError: logging.getLogger(__name__).exception("old answers are hidden, but still in the database's log file")
 
-
+# %% ../../nbs/4_enterprise/09_0_engine.ipynb #c25
 @patch
 async def erase_user(
     self: AnswerEngine,

@@ -15,6 +15,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from fastcore.basics import patch
 from starlette.exceptions import HTTPException
 
 from .access import Principal, allows
@@ -128,19 +129,23 @@ class Door:
             if started: raise
             await self._refuse(problem, scope, receive, answered)
 
-    async def _look(self, scope, most: int, private: bool) -> None:
-        "Let a request in, with its principal, or raise ServiceError."
-        headers, parts = dict(scope["headers"]), scope["app"].state.parts
-        check_sender(headers, parts.is_open)
-        check_contents(scope["path"], scope["method"], headers, most)
-        if private: scope.setdefault("state", {})["principal"] = await parts.admit(headers)
+# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c16
+@patch
+async def _look(self: Door, scope, most: int, private: bool) -> None:
+    "Let a request in, with its principal, or raise ServiceError."
+    headers, parts = dict(scope["headers"]), scope["app"].state.parts
+    check_sender(headers, parts.is_open)
+    check_contents(scope["path"], scope["method"], headers, most)
+    if private: scope.setdefault("state", {})["principal"] = await parts.admit(headers)
 
-    async def _refuse(self, problem: Exception, scope, receive, send) -> None:
-        found = as_service_error(problem)
-        if found.status == 500: logging.getLogger(__name__).exception("a request failed")
-        await JSONResponse(found.body(), found.status, found.headers())(scope, receive, send)
 
-# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c17
+@patch
+async def _refuse(self: Door, problem: Exception, scope, receive, send) -> None:
+    found = as_service_error(problem)
+    if found.status == 500: logging.getLogger(__name__).exception("a request failed")
+    await JSONResponse(found.body(), found.status, found.headers())(scope, receive, send)
+
+# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c18
 class StrictRequest(Request):
     "A request whose JSON is read by `read_json`."
 
@@ -168,7 +173,7 @@ def _framework_error(problem: Exception) -> ServiceError:
     remedy = {404: "see /docs for what there is", 405: "see /docs for the methods of this path"}.get(problem.status_code, "see /docs")
     return ServiceError(problem.status_code, str(problem.detail), remedy)
 
-# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c18
+# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c19
 async def _say(request, problem: Exception):
     found = problem if isinstance(problem, ServiceError) else _framework_error(problem)
     return JSONResponse(found.body(), found.status, {**found.headers(), **(getattr(problem, "headers", None) or {})}
@@ -184,7 +189,7 @@ def add_door(
     app.add_middleware(Door, **options)
     for kind in (ServiceError, RequestValidationError, HTTPException): app.add_exception_handler(kind, _say)
 
-# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c20
+# %% ../../nbs/4_enterprise/09_0_2_door.ipynb #c21
 def caller(request: Request) -> Principal:
     "Who asks."
     return request.state.principal

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fastcore.basics import patch
 from sqlalchemy import JSON, Column, Float, Index, Integer, String, Table, Text, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
@@ -96,22 +97,26 @@ class JobRunner:
         self._news.set()
         if self._thread.is_alive(): self._thread.join()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._news.clear()
-            try:
-                if found := self._next(): self._do(found)
-            except Exception: found = logging.getLogger(__name__).exception("the jobs can't be read or noted")
-            if not found: self._news.wait(self.pause)
+# %% ../../nbs/4_enterprise/09_0_4_jobs.ipynb #c11
+@patch
+def _run(self: JobRunner) -> None:
+    while not self._stopping.is_set():
+        self._news.clear()
+        try:
+            if found := self._next(): self._do(found)
+        except Exception: found = logging.getLogger(__name__).exception("the jobs can't be read or noted")
+        if not found: self._news.wait(self.pause)
 
-    def _next(self) -> dict | None:
-        "The oldest job that isn't finished."
-        open_jobs = select(job_table).where(job_table.c.status.in_([WAITING, RUNNING])).order_by(job_table.c.id).limit(1)
-        with self.engine.connect() as database:
-            row = database.execute(open_jobs).mappings().first()
-        return row and dict(row)
 
-# %% ../../nbs/4_enterprise/09_0_4_jobs.ipynb #c10
+@patch
+def _next(self: JobRunner) -> dict | None:
+    "The oldest job that isn't finished."
+    open_jobs = select(job_table).where(job_table.c.status.in_([WAITING, RUNNING])).order_by(job_table.c.id).limit(1)
+    with self.engine.connect() as database:
+        row = database.execute(open_jobs).mappings().first()
+    return row and dict(row)
+
+# %% ../../nbs/4_enterprise/09_0_4_jobs.ipynb #c12
 TOGETHER = 4  # files that are added in one step: more are faster, fewer show more often how far it is
 
 
@@ -120,7 +125,7 @@ def _note(runner: JobRunner, job: dict, **values) -> bool:
     still = (job_table.c.id == job["id"]) & job_table.c.status.in_([WAITING, RUNNING])
     with runner.engine.begin() as database: return bool(database.execute(update(job_table).where(still).values(values)).rowcount)
 
-
+# %% ../../nbs/4_enterprise/09_0_4_jobs.ipynb #c13
 def _do(runner: JobRunner, job: dict) -> None:
     "Do what is left of a job."
     try:
@@ -141,7 +146,7 @@ def _do(runner: JobRunner, job: dict) -> None:
         logging.getLogger(__name__).exception("a job failed")
         _note(runner, job, status=FAILED, error=as_service_error(problem).message)
 
-
+# %% ../../nbs/4_enterprise/09_0_4_jobs.ipynb #c14
 JobRunner._do = _do
 
 

@@ -67,7 +67,7 @@ LOOKED_UP = 12.0  # seconds in which a key has to be looked up, also where many 
 def _count_problem(context) -> None:
     if isinstance(context.sqlalchemy_exception, (InterfaceError, OperationalError)): errors.labels("database").inc()
 
-
+# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c11
 class Parts:
     "What a running service is made of."
 
@@ -99,7 +99,7 @@ class Parts:
         for part in (self.limiter, self.audit, self._version, self.current): part and part.close()
         self.database.dispose()
 
-# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c11
+# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c12
 @patch
 def look(self: Parts, readers) -> tuple[str | None, frozenset[str]]:
     "The state of the documents (None while they change, or before there are any), and those readers who matter for it."
@@ -123,7 +123,7 @@ async def admit(self: Parts, headers: dict[bytes, bytes]) -> Principal:
     if wait: raise ServiceError(429, f"{principal.user[:40]} asks too fast", "wait as long as Retry-After says", wait=wait)
     return principal
 
-
+# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c13
 @patch
 async def _principal(self: Parts, sent: str) -> Principal:
     if self.is_open and await self._still_open(): return LOCAL
@@ -151,7 +151,7 @@ def forget_keys(self: Parts) -> None:
     self._known.clear()
     self._looked = 0
 
-# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c12
+# %% ../../nbs/4_enterprise/09_0_parts.ipynb #c14
 @patch
 async def note(self: Parts, what: str, who: Principal, **details) -> None:
     "Write an event into the audit log and wait until it's there."

@@ -24,7 +24,7 @@ from .named import names_of
 CALLS = ("confirm", "embed", "documents", "passage", "delete", "erase_user", "health", "wake")
 STREAMS = ("answer", "reply", "generate")
 
-
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c06
 def engine_app(
     engine,  # an AnswerEngine that has been started
     token: str,  # that callers must know
@@ -50,14 +50,14 @@ def engine_app(
     routes = [Route("/call/{name}", call, methods=["POST"]), Route("/stream/{name}", stream, methods=["POST"])]
     return Starlette(routes=routes, exception_handlers={ServiceError: say})
 
-
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c07
 async def _lines(events: AsyncIterator[dict], first: dict) -> AsyncIterator[str]:
     yield json.dumps(first) + "\n"
     try:
         async for event in events: yield json.dumps(event) + "\n"
     except Exception as problem: yield json.dumps(as_service_error(problem).body()) + "\n"
 
-# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c07
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c09
 GONE = ServiceError(503, "the model process isn't there just now", "it is being started: ask again in some seconds", wait=5)
 
 
@@ -88,7 +88,7 @@ class EngineClient:
         "Close the connections."
         await self._http.aclose()
 
-# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c08
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c10
 @patch
 async def _call(self: EngineClient, name: str, **arguments):
     try: reply = await self._http.post(f"/call/{name}", json=arguments)
@@ -111,7 +111,7 @@ async def _stream(self: EngineClient, name: str, **arguments) -> AsyncIterator[d
     except httpx.TimeoutException: raise as_service_error(TimeoutError()) from None
     except httpx.TransportError: raise GONE from None
 
-# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c09
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c11
 @patch
 def answer(self: EngineClient, question: str, readers=None, history=()) -> AsyncIterator[dict]:
     "See AnswerEngine."
@@ -135,7 +135,7 @@ async def embed(self: EngineClient, texts: list[str]) -> list[list[float]]:
     "See AnswerEngine."
     return await self._call("embed", texts=texts)
 
-
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c12
 @patch
 async def documents(self: EngineClient, readers=None) -> list[dict]:
     "See AnswerEngine."
@@ -159,7 +159,7 @@ async def erase_user(self: EngineClient, user: str, folder: str) -> dict[str, in
     "See AnswerEngine."
     return await self._call("erase_user", user=user, folder=folder)
 
-
+# %% ../../nbs/4_enterprise/09_0_remote.ipynb #c13
 @patch
 async def confirm(self: EngineClient, id: str, user: str, accept: bool) -> dict:
     "See AnswerEngine."

@@ -20,6 +20,7 @@ import time
 from contextlib import asynccontextmanager
 
 import uvicorn
+from fastcore.basics import patch
 
 from .access import KeyStore
 from .backend import AnswerEngine
@@ -52,7 +53,7 @@ def check_port(
         reason = "another program listens there" if problem.errno == errno.EADDRINUSE else problem.strerror
         raise ValueError(f"can't listen on {host}, port {port}: {reason}; choose another with --port or LLMGUIDE_PORT") from None
 
-
+# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c05
 def serve(
     settings: ServiceSettings,
 ) -> None:
@@ -74,7 +75,7 @@ def _observed(settings: ServiceSettings, engine=None):
     open_traces(settings.traces)
     return create_app(settings, engine)
 
-# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c06
+# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c07
 def _export(settings: ServiceSettings, path: str) -> None:
     "Let processes that are started from here have the same settings."
     for name in settings.model_fields_set:
@@ -102,7 +103,7 @@ def worker_app():
     settings = get_service_settings()
     return _observed(settings, EngineClient(settings, os.environ["LLMGUIDE_ENGINE"], os.environ["LLMGUIDE_ENGINE_TOKEN"]))
 
-# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c08
+# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c09
 def run_engine() -> None:
     "The life of the model process."
     settings, address = get_service_settings(), os.environ["LLMGUIDE_ENGINE"]
@@ -127,7 +128,7 @@ def _until_parent_ends(server) -> None:
     sys.stdin.buffer.read()
     server.should_exit = True
 
-# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c10
+# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c11
 class Keeper:
     "Keeps the model process alive."
 
@@ -141,17 +142,6 @@ class Keeper:
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._thread.start()
 
-    def _keep(self) -> None:
-        while not self._stopping.is_set():
-            began, self.starts = time.monotonic(), self.starts + 1
-            self.process = subprocess.Popen([sys.executable, "-c", "from llmguide.enterprise.serve import run_engine; run_engine()"],
-                                            stdin=subprocess.PIPE, start_new_session=True)
-            code = self.process.wait()
-            if self._stopping.is_set(): return
-            lived = time.monotonic() - began
-            print(f"llmguide: the model process ended (code {code}) and is started again", file=sys.stderr, flush=True)
-            self._stopping.wait(0.2 if lived > 60 else min(self.longest, 0.5 * 2**self.starts))
-
     def stop(self) -> None:
         "End the model process: what runs may end, what waits in the database goes on at the next start."
         self._stopping.set()
@@ -162,3 +152,16 @@ class Keeper:
         except subprocess.TimeoutExpired: process.kill()
         process.stdin.close()
         self._thread.join(5)
+
+# %% ../../nbs/4_enterprise/09_5_serve.ipynb #c13
+@patch
+def _keep(self: Keeper) -> None:
+    while not self._stopping.is_set():
+        began, self.starts = time.monotonic(), self.starts + 1
+        self.process = subprocess.Popen([sys.executable, "-c", "from llmguide.enterprise.serve import run_engine; run_engine()"],
+                                        stdin=subprocess.PIPE, start_new_session=True)
+        code = self.process.wait()
+        if self._stopping.is_set(): return
+        lived = time.monotonic() - began
+        print(f"llmguide: the model process ended (code {code}) and is started again", file=sys.stderr, flush=True)
+        self._stopping.wait(0.2 if lived > 60 else min(self.longest, 0.5 * 2**self.starts))
