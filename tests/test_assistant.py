@@ -207,6 +207,12 @@ def test_a_person_takes_over_while_the_bot_thinks(assistant):
     assert (done["response"], done["sources"], done["message_id"], done["state"]) == ("", [], None, "waiting")
 
 
+@pytest.mark.parametrize("before, last, language", [
+    ("你好", "agent", "zh"), ("Hello!", "agent", "en"), ("你好", "I want to talk to a human", "en")])
+def test_a_person_is_announced_in_the_language_of_the_conversation(assistant, before, last, language):
+    assert talk_to(assistant, before, last)[-1]["response"] == NOTICES[language]
+
+
 def test_bad_messages(assistant):
     for wrong in ("", " \n", "x" * 8_001, "zero \0 byte", "half \ud83d"):
         with pytest.raises(ValueError): talk_to(assistant, wrong)

@@ -65,7 +65,7 @@ class HandOff:
         "bot, waiting or person."
         with self.engine.connect() as database: return _row(database, conversation)[0]
 
-# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c11a
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c12
 @patch
 def say(
     self: HandOff,
@@ -87,15 +87,21 @@ def request(
     reason: str = "asked",  # asked, refused or angry
     user: str | None = None,  # whose the conversation must be; None: anybody's
 ) -> str | None:
-    "Ask for a person, and say so in the language of the last message; the notice's id, None where it was asked before."
+    "Ask for a person, and say so in the language of the conversation; the notice's id, None where it was asked before."
     with self.engine.begin() as database:
         hold(database, conversation, user)
         if not _move(database, conversation, "request", reason=reason): return None
         known = message_table.c
-        last = select(known.text).where(known.conversation == conversation, known.role == "user").order_by(known.id.desc()).limit(1)
-        return write_message(database, conversation, "assistant", NOTICES[language_of(database.execute(last).scalar() or "")])
+        last = select(known.text).where(known.conversation == conversation).order_by(known.id.desc()).limit(2)
+        return write_message(database, conversation, "assistant", NOTICES[_language(database.execute(last).scalars().all())])
 
-# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c11b
+
+def _language(texts: list[str]) -> str:
+    "The language of the newest of two texts, or where that is a single word or number, as in \"agent\", of the one before."
+    newest, *before = texts or [""]
+    return "zh" if "zh" in [language_of(newest), *(map(language_of, before) if len(newest.split()) == 1 else ())] else "en"
+
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c14
 @patch
 def withdraw(
     self: HandOff,
@@ -107,7 +113,7 @@ def withdraw(
         hold(database, conversation, user)
         return _row(database, conversation)[0] == "waiting" and _move(database, conversation, "close")
 
-# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c16
 class Desk:
     "What people of the company do with conversations that were handed to them."
 
@@ -123,7 +129,7 @@ class Desk:
         query = select(handoff_table).where(handoff_table.c.state != "bot").order_by(handoff_table.c.time)
         with self.engine.connect() as database: return [dict(row) for row in database.execute(query).mappings()]
 
-# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13a
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c17
 @patch
 def take(
     self: Desk,
@@ -149,7 +155,7 @@ def reply(
         if _row(database, conversation) != ("person", agent): raise PermissionError(f"{agent} hasn't this conversation: take it first")
         return write_message(database, conversation, "agent", text)
 
-# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c13aa
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c18
 @patch
 def close(
     self: Desk,
@@ -161,7 +167,7 @@ def close(
         hold(database, conversation)
         return _move(database, conversation, "close", agent)
 
-# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c15
+# %% ../../nbs/4_enterprise/08_2_handoff.ipynb #c20
 _WHO = (r"(?:an?|the|some|your|another)?\s*(?:(?:real|actual|live|human) )*"
         r"(?:human|person|someone|somebody|agent|operator|representative|supervisor)\b")
 _ASKED = re.compile(
