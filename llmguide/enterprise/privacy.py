@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from .privacy_names import NAME_RULES
-from .privacy_patterns import DOMAIN_RULES, PATTERN_RULES, find_spans
+from .privacy_patterns import DOMAIN_RULES, PATTERN_RULES
 from .privacy_phones import PHONE_RULES
+from .privacy_rules import find_spans
 
 # %% ../../nbs/4_enterprise/05_privacy.ipynb #c05
 RULES = [*(rule for rule in PATTERN_RULES if rule not in DOMAIN_RULES), *PHONE_RULES, *DOMAIN_RULES, *NAME_RULES]

@@ -13,7 +13,7 @@ __all__ = ['UPPER', 'LOWER', 'WORD', 'PARTICLE', 'NAME', 'START', 'TITLE', 'NOT_
 import re
 
 from .privacy_chinese import FAMILIES, names_in
-from .privacy_patterns import Rule, Span
+from .privacy_rules import Rule, Span
 from ..settings import assets
 
 # %% ../../nbs/4_enterprise/05_privacy_names.ipynb #c07

@@ -9,7 +9,8 @@ __all__ = ['EXTENSION', 'NO_DIGIT', 'NO_MORE', 'CLEAR_RULES', 'RUN', 'PHONE_WORD
 # %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c02
 import re
 
-from .privacy_patterns import OTHER_NUMBER, Rule, Span, only_digits, said
+from .privacy_patterns import OTHER_NUMBER, only_digits
+from .privacy_rules import Rule, Span, said
 
 # %% ../../nbs/4_enterprise/05_privacy_phones.ipynb #c07
 EXTENSION = r"(?:[\s;]?(?:x|ext\.?|extension|转|分机号?|内线|#)[ :=]?\d{1,6}|-\d{1,4}(?=\D|$))?(?![\d])"

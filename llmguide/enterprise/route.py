@@ -18,7 +18,7 @@ from typing import NamedTuple
 from fastcore.basics import patch
 
 from .privacy import mask_pii
-from .privacy_patterns import readable
+from .privacy_rules import readable
 from ..replies import Options, Reply, check_messages
 from ..settings import assets
 
