@@ -18,7 +18,7 @@ from llmguide.prompting.optimize import ask, evened, judge
 from llmguide.prompting.rubric import score_prompt
 from llmguide.prompting.scoring import Scorer
 from llmguide.prompting.tasks import load_task
-from llmguide.settings import get_settings
+from llmguide.settings import choose_runtime, get_settings
 
 MODEL, LONGEST = "smollm2-135m-instruct", {"sentiment": 100, "intents": 100, "chinese": 30}  # characters of a text
 ROWS = ({"sentiment": 12, "intents": 14, "chinese": 8}, {"sentiment": 30, "intents": 28, "chinese": 16},
@@ -118,7 +118,8 @@ def main():
     scorer = Remembering(SCORES)
     for rows in ROWS:
         record_curve("prompting_rubric", trial(rows, scorer), note="a row a prompt: its mark, and its accuracy on the same test rows",
-                     model=MODEL, test_rows=rows, longest_text=LONGEST, scorer=Scorer.how)  # fmt: skip
+                     model=MODEL, test_rows=rows, longest_text=LONGEST, scorer=Scorer.how,
+                     precision=choose_runtime().precision)  # fmt: skip
     SCORES.unlink(missing_ok=True)
     return 0
 

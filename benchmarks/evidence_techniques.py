@@ -34,11 +34,11 @@ JOBS = (  # model, task, rows, techniques: the most important first; what must b
     (LARGER, "sentiment", 200, CORE), (LARGER, "chinese", 200, CORE), (LARGER, "logic", 200, CORE), (LARGER, "intents", 200, CORE),
     (SMALL, "arithmetic", 100, ("format constraint", *CORE)),
     (LARGER, "arithmetic", 100, ("format constraint", "few-shot, random", "zero-shot")),
-    (SMALL, "extraction", 60, (*CORE, "format constraint")),
-    (SMALL, "sentiment", 100, ("chain of thought",)), (SMALL, "logic", 100, ("chain of thought",)),
+    (SMALL, "sentiment", 200, (*SHOTS, *FORMS)), (SMALL, "extraction", 40, (*CORE, "format constraint")),
+    (SMALL, "sentiment", 100, ("chain of thought",)), (SMALL, "logic", 60, ("chain of thought",)),
     (SMALL, "arithmetic", 40, ("chain of thought",)), (LARGER, "arithmetic", 40, ("chain of thought",)),
-    (LARGER, "sentiment", 60, ("chain of thought",)), (LARGER, "logic", 60, ("chain of thought",)),
-    (SMALL, "sentiment", 200, (*SHOTS, *FORMS)), (LARGER, "sentiment", 200, (*SHOTS, *FORMS)),
+    (LARGER, "sentiment", 40, ("chain of thought",)), (LARGER, "logic", 40, ("chain of thought",)),
+    (LARGER, "sentiment", 200, (*SHOTS, *FORMS)),
     (SMALL, "intents", 200, (*SHOTS, *FORMS)), (SMALL, "logic", 200, (*SHOTS, *FORMS)), (SMALL, "chinese", 200, (*SHOTS, *FORMS)),
     (LARGER, "extraction", 30, (*CORE, "format constraint")), (SMALL, "arithmetic", 40, ("self-consistency",)),
     (SMALL, "sentiment", 60, ("decomposition",)), (SMALL, "logic", 60, ("decomposition",)),
@@ -50,8 +50,8 @@ JOBS = (  # model, task, rows, techniques: the most important first; what must b
 SAMPLES, TEMPERATURE, SHOWN = 5, 0.7, 4  # of self-consistency; examples shown
 WRITTEN = {"arithmetic": 80, "extraction": 110}  # tokens that an answer may have
 NOTE = ("labels by likelihood in the precision that a point names, other answers by exact parser; seconds a row with one thread, in "
-        "batches; points without a precision were timed on an older machine. bfloat16 and float32 chose the same label for 313 of 320 "
-        "prompts (8 arms of 40); float32 on the older machine and on this one was right or wrong on the same rows, 320 of 320")
+        "batches; points without a precision were timed on an older machine. Measured in float32 there and in bfloat16 here, 36 arms "
+        "were right or wrong on the same rows in 5,884 of 6,000; an arm's accuracy moved by 0.8 points on average, by 4 at most")
 REASONED, THOUGHT = 240, 64  # tokens of a chain of thought to a free answer; of thoughts before a label
 
 
