@@ -289,6 +289,11 @@ def test_a_refund_is_paid_once_and_only_after_its_users_yes(company):
     assert ann.post(f"/api/confirm/{again['pending']}", json={"accept": True}).status_code == 404
 
 
+def test_an_empty_message_is_called_empty(company):
+    error = chat(company["ann"], "ann", " \n").json()["error"]
+    assert (error["code"], error["message"]) == (422, "message: it is empty")
+
+
 def test_a_button_is_answered_in_the_language_of_the_conversation_and_kept(company):
     ann = company["ann"]
     for question, accept, words in (("请给BR-1009退30欧元", False, "没有做任何更改"), ("请给BR-1009退30欧元", True, "退"),

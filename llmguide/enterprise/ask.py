@@ -35,7 +35,7 @@ class ChatRequest(BaseModel):
     user_id: str = Field(min_length=1, max_length=200, description="With a key: the key's user.")
     message: str = Field(min_length=1, max_length=8000, pattern=r"\S")
     conversation: Id | None = Field(None, description="None: a new one begins.")
-    stream: bool = Field(False, description="True: server-sent events sources, token, done, error.")
+    stream: bool = Field(False, description="True: server-sent events sources, token (a sentence each), done, error.")
 
 
 class Source(BaseModel):

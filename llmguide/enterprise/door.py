@@ -168,7 +168,8 @@ def _framework_error(problem: Exception) -> ServiceError:
     if isinstance(problem, RequestValidationError):
         first = problem.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body") or "the body"
-        return ServiceError(422, f"{place[:80]}: {first['msg'][:150]}", "see /docs for what is expected")
+        what = "it is empty" if first.get("ctx", {}).get("pattern") == r"\S" else first["msg"][:150]
+        return ServiceError(422, f"{place[:80]}: {what}", "see /docs for what is expected")
     if isinstance(problem.__cause__, ServiceError): return problem.__cause__
     remedy = {404: "see /docs for what there is", 405: "see /docs for the methods of this path"}.get(problem.status_code, "see /docs")
     return ServiceError(problem.status_code, str(problem.detail), remedy)
