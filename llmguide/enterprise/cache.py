@@ -23,7 +23,7 @@ from .limits import open_redis, redis_errors
 # %% ../../nbs/4_enterprise/06_2_cache.ipynb #c09
 def cache_key(
     question: str,  # complete, with what it refers to; or its canonical form (`same`), for near hits
-    readers: Iterable[str],  # names under which the reader may read, or those that matter: `IndexVersion.look`
+    readers: Iterable[str],  # names under which the reader may read; those that matter: `look` below
     version: str,  # of the index, see IndexVersion
     model: str,  # whose answer it is; "" for quotations
     prompt: str,  # text or hash of the prompt, with all settings that change the answer
@@ -34,13 +34,14 @@ def cache_key(
 
 # %% ../../nbs/4_enterprise/06_2_cache.ipynb #c13
 class IndexVersion:
-    "The state of a knowledge base's index: call it for a short text, or None while it is being changed."
+    "The state of a knowledge base's index: call it for a short text, or None while somebody writes."
 
     def __init__(
         self,
         folder,  # of the knowledge base's ledger: `base.folder`
     ):
-        self._ledger, self._lock, self._seen, self._state = Ledger(folder), threading.Lock(), None, (None, None)
+        self._ledger, self._lock = Ledger(folder), threading.Lock()
+        self._seen, self._state = None, (None, None)
         self._watch = sqlite3.connect(self._ledger.file, check_same_thread=False, timeout=5)
 
     def __call__(self) -> str | None: return self.look(())[0]
@@ -92,9 +93,9 @@ class AnswerCache:
         seconds: float = 3600,  # an answer's life at most
     ):
         if size < 1 or not 0 < seconds <= 30 * 86_400:
-            raise ValueError(f"size={size}, seconds={seconds}: size at least 1, seconds up to thirty days")
+            raise ValueError(f"size={size}, seconds={seconds}: size at least 1, at most thirty days")
         self.size, self.seconds, self.hits, self.misses = size, seconds, 0, 0
-        self._answers: OrderedDict[str, tuple[float, str]] = OrderedDict()  # key -> end (UTC seconds), JSON
+        self._answers: OrderedDict[str, tuple[float, str]] = OrderedDict()  # key -> end (UTC), JSON
         self._lock, self._ask_again = threading.Lock(), 0.0
         self._redis = open_redis(redis_url) if redis_url else None
         self._put_script = self._redis.register_script(_PUT) if redis_url else None

@@ -12,7 +12,8 @@ from ..settings import assets
 
 # %% ../../nbs/4_enterprise/05_privacy_chinese.ipynb #c08
 LONGEST = 4  # characters of a word or a name: 欧阳娜娜
-NAME, UNKNOWN, RARE = 3.0, 16.0, 13.0  # what it costs to be a name at all, to be in no list, and to be rare in given names
+NAME = 3.0  # what it costs to be a name at all
+UNKNOWN, RARE = 16.0, 13.0  # what a character costs in no word of the list, and one that is rare in given names
 
 
 def _costs(name: str) -> dict[str, float]:
@@ -23,13 +24,13 @@ def _costs(name: str) -> dict[str, float]:
     return {word: log(total / count) for word, count in counts.items()}
 
 
-WORDS, FAMILIES, GIVEN = map(_costs, ("chinese_words.txt", "chinese_family_names.txt", "chinese_given_names.txt"))
+WORDS, FAMILIES, GIVEN = (_costs(f"chinese_{kind}.txt") for kind in ("words", "family_names", "given_names"))
 
 
 def name_cost(
     word: str,  # of two to four characters
 ) -> float:
-    "What it costs to read a word as a family name and one or two characters; infinity where it can't be."
+    "What it costs to read a word as a family name and one or two characters; infinity if it can't be."
     family = word[:2] if len(word) > 2 and word[:2] in FAMILIES else word[:1]
     given = word[len(family) :]
     if family not in FAMILIES or not 1 <= len(given) <= 2: return inf
@@ -37,13 +38,14 @@ def name_cost(
 
 # %% ../../nbs/4_enterprise/05_privacy_chinese.ipynb #c11
 def _readings(text: str) -> list[tuple[float, int, bool]]:
-    "The cheapest reading of the first n characters, for each n: its cost, where its last word begins, whether that is a name."
+    "For the first n characters, each n: the least cost, where the last word begins, whether it is a name."
     readings = [(0.0, 0, False)]
     for end in range(1, len(text) + 1):
         best = (inf, 0, False)
         for start in range(max(0, end - LONGEST), end):
             word, before = text[start:end], readings[start][0]
-            if (cost := before + WORDS.get(word, UNKNOWN * len(word))) < best[0]: best = (cost, start, False)
+            cost = before + WORDS.get(word, UNKNOWN * len(word))
+            if cost < best[0]: best = (cost, start, False)
             if word[0] in FAMILIES or word[:2] in FAMILIES:
                 if (cost := before + name_cost(word)) < best[0]: best = (cost, start, True)
         readings.append(best)
