@@ -53,28 +53,33 @@ def true_sentences(passages, longest=200):
 
 
 def generated(model, rows):
-    """What a model's sentences become, for questions that pass the threshold: as they were said, and after the checks."""
+    """What a model says to questions that pass the threshold; kept, so that a run that was stopped goes on."""
     file = CACHE / f"generated-{model}.json"
     kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     chat = connect(model) if len(kept) < len(rows) else None
     for row in rows[len(kept) :]:
-        begun, (quoted, best) = time.monotonic(), quote_answer(row["question"], row["hits"], 0.0)
+        begun, (_, best) = time.monotonic(), quote_answer(row["question"], row["hits"], 0.0)
         raw = chat(answer_messages(row["question"], passages_within(row["hits"], best.place)), max_tokens=MOST_SAID).text
-        told = answer(row["question"], row["hits"], ScriptedChat([raw]), 0.0)
-        said = {"as said": raw, "checked": told.text, "quoted": quoted.text}
-        right = {name: row["kind"] == "answerable" and holds_answer(text, row["golds"]) for name, text in said.items()}
-        kept.append({"question": row["question"], "kind": row["kind"], "golds": row["golds"], "raw": raw, "text": told.text,
-                     "reason": told.reason, "sentences": len([*sentences_of(iter([raw]))]), "removed": list(told.removed), **right})
+        kept.append({"question": row["question"], "raw": raw})
         write_atomically(file, json.dumps(kept, ensure_ascii=False, indent=1))
         print(f"{model}: {len(kept)} of {len(rows)}, {time.monotonic() - begun:.0f} s", flush=True)
-    return kept
+    return [judged_reply(row, each["raw"]) for row, each in zip(rows, kept)]
+
+
+def judged_reply(row, raw):
+    """What becomes of a reply, and whether it is right: as it was said, after the checks, and as the plain quotation."""
+    told, quoted = (answer(row["question"], row["hits"], chat, 0.0) for chat in (ScriptedChat([raw]), None))
+    right = {name: row["kind"] == "answerable" and holds_answer(text, row["golds"])
+             for name, text in {"as said": raw, "checked": told.text, "quoted": quoted.text}.items()}
+    sentences = len([*sentences_of(iter([raw]))])
+    return {"sentences": sentences, "removed": len(told.removed), "worded": told.reason == "generated", "text": told.text} | right
 
 
 def generated_rows(model, kept):
     """Shares of a model's sentences and of its answers, with intervals."""
-    said, removed = (sum(each) for each in ([row["sentences"] for row in kept], [len(row["removed"]) for row in kept]))
+    said, removed = (sum(row[name] for row in kept) for name in ("sentences", "removed"))
     counts = {"sentences borne out": (said - removed, said), "sentences removed": (removed, said),
-              "worded by the model": (sum(row["reason"] == "generated" for row in kept), len(kept))}
+              "worded by the model": (sum(row["worded"] for row in kept), len(kept))}
     counts |= {f"right, {name}": (sum(row[name] for row in kept), len(kept)) for name in ("as said", "checked", "quoted")}
     return [{"model": model, "figure": name, "rows": among, **wilson_interval(count, among)._asdict()}
             for name, (count, among) in counts.items()]

@@ -122,6 +122,14 @@ def test_the_first_word_of_a_sentence_that_was_cut_off_is_not_said():
     assert found.text == "Employees get 25 days of paid leave a year." and found.removed == ("Some (it says nothing by itself)",)
 
 
+@pytest.mark.parametrize("reply", [
+    "Paid leave is what employees get in days a year because of the climate change.",
+    "How many days of paid leave employees get is a topic of debate."])
+def test_the_words_of_the_question_bear_out_no_invention(reply):
+    found = told(f"Employees get 25 days of paid leave a year. {reply}")
+    assert found.text == "Employees get 25 days of paid leave a year." and "that it adds" in found.removed[0]
+
+
 def test_a_model_that_fails_leaves_the_quotation():
     class Broken(ScriptedChat):
         def stream(self, messages, **options):

@@ -15,7 +15,7 @@ from .reader import Reading
 from .refuse import best_reading, default_threshold, language_of, sentence_around
 from .split import rough_tokens
 from .facts import facts_in, quotable_spans, stems
-from .support import support
+from .support import LEAST_SHARED, Support, support
 from ..passages import searchable
 from ..prompting.untrusted import guarded_messages
 
@@ -128,8 +128,20 @@ def _clean(sentence: str) -> str:
     return _LABEL.sub("", _MARKS.sub("", sentence)).strip()
 
 # %% ../../nbs/4_enterprise/03_answer.ipynb #c20
+def _objections(said: str, question: str, found: Support, quote: str) -> list[str]:
+    "What speaks against a sentence: the reasons of `support`, and words of its own that the quote hasn't."
+    if found.reasons: return found.reasons
+    if not stems(said): return ["it says nothing by itself"]
+    plain = said
+    for fact in facts_in(said): plain = plain.replace(fact.text, " ")  # these `support` has compared
+    own = set(stems(plain)) - set(stems(question))  # what it adds
+    borne = len(own & set(stems(quote)))
+    return [] if borne >= LEAST_SHARED * len(own) else [f"only {borne} of the {len(own)} words that it adds are in the passage"]
+
+# %% ../../nbs/4_enterprise/03_answer.ipynb #c20b
 def _checked(
     sentences: Iterator[str],
+    question: str,
     hits: list,
     chosen: tuple[int, int],  # start and end of the sentence that answers, in the first hit
     removed: list[str],  # gets what is not borne out, with the reasons
@@ -139,7 +151,7 @@ def _checked(
     contexts = [" ".join([*hit.chunk.headings, hit.chunk.source]) for hit in hits]
     for said in filter(None, map(_clean, sentences)):
         found = support(said, texts, contexts)
-        reasons = found.reasons or ([] if stems(said) else ["it says nothing by itself"])
+        reasons = _objections(said, question, found, texts[found.place][found.start : found.end])
         if reasons:
             removed.append(f"{said} ({'; '.join(reasons)})")
             continue
@@ -178,7 +190,7 @@ def stream_answer(
     removed, kept, reason = [], [], "quoted: the model said nothing that the passages bear out"
     try:
         pieces = chat.stream(answer_messages(question, given), max_tokens=MOST_SAID)
-        for said, cited in _checked(sentences_of(pieces), given, chosen, removed):
+        for said, cited in _checked(sentences_of(pieces), question, given, chosen, removed):
             kept.append((said, cited))
             yield _worded(quoted, kept, gap)
     except (ConnectionError, TimeoutError) as problem: reason = f"quoted: the model failed ({problem})"
