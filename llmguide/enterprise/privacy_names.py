@@ -134,4 +134,5 @@ ADDRESS_RULES = [
                     rf"\b{UNIT}?{INDENTED}{PLACE}")),
     Rule("ADDRESS", re.compile(CHINESE_END + CHINESE_INSIDE), chinese_address),
 ]
-NAME_RULES = [*ENGLISH_NAMES, *CHINESE_NAMES, *ADDRESS_RULES]
+# what lists and costs say comes last: the street of an address may be called after a person
+NAME_RULES = [*ENGLISH_NAMES[:-1], *CHINESE_NAMES[:-1], *ADDRESS_RULES, ENGLISH_NAMES[-1], CHINESE_NAMES[-1]]
