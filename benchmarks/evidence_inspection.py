@@ -1,7 +1,7 @@
 """M1: inspection of magnetic tiles never seen, beside simpler ways; run by `llmguide evidence inspection`.
 
-The inspector is trained with five-fold cross-validation by tile; each picture is judged by the network that never saw
-its tile. A training that was interrupted goes on with the next network; what is done is kept.
+The inspector is trained with five-fold cross-validation by tile; each picture is judged by the network that never
+saw its tile. A training that was interrupted goes on with the next network; what is done is kept.
 Speed and size (M2, M4) are measured by `llmguide evidence inspection_edge`, which wants the machine to itself.
 """
 
@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from llmguide.evidence import Measurement, load_curve, record, record_curve
-from llmguide.multimodal.inspection import FOLDS, STEPS, QualityInspector, inspector_file
+from llmguide.multimodal.inspection import QualityInspector, inspector_file
+from llmguide.multimodal.judges import FOLDS, STEPS
 from llmguide.multimodal.patches import PatchDetector
 from llmguide.multimodal.threshold import choose_threshold
 from llmguide.multimodal.tiles import darkest_spot, read_grey, read_tiles, tile_folds, tile_interval, tiles_folder
@@ -39,7 +40,8 @@ def record_pictures(tiles):
     rows = [{"picture": number, **judged, "darkest_spot": darkest_spot(read_grey(tile.path))}
             for number, (tile, judged) in enumerate(zip(tiles, the_inspector().judged))]
     note = "each picture judged by a network that never saw its tile; inside: the worst place lies in the mask or beside it"
-    record_curve("inspection_pictures", rows, note=note, data=DATA, model=MODEL, folds=FOLDS, steps=STEPS, seed=get_settings().seed)
+    record_curve("inspection_pictures", rows, note=note, data=DATA, model=MODEL, folds=FOLDS, steps=STEPS,
+                 seed=get_settings().seed)
     return rows
 
 

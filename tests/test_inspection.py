@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llmguide.multimodal.crops import Crops, Example, read_examples
 from llmguide.multimodal.inspection import FORMAT, QualityInspector, build_inspection
 from llmguide.multimodal.line import alert_system, frames, generate_quality_report, inspect_stream, production_line_inspection
-from llmguide.multimodal.network import Crops, Example, defect_network, read_examples
+from llmguide.multimodal.network import defect_network
 from llmguide.multimodal.threshold import DriftAlarm, choose_threshold
 from llmguide.multimodal.tiles import draw_tiles, read_tiles, tile_folds, tile_interval
 
@@ -117,18 +118,18 @@ def test_the_same_seed_gives_the_same_inspector(folder, inspector):
 def test_interrupted_training_goes_on_to_the_same_end(folder, inspector, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMGUIDE_MODELS_DIR", str(_models()))
     monkeypatch.setenv("LLMGUIDE_CACHE_DIR", str(tmp_path))
-    from llmguide.multimodal import inspection
+    from llmguide.multimodal import judges
 
-    whole, calls = inspection.train_network, []
+    whole, calls = judges.train_network, []
 
     def dies(*given, **options):
         if len(calls) == 2: raise KeyboardInterrupt
         calls.append(1)
         return whole(*given, **options)
 
-    monkeypatch.setattr(inspection, "train_network", dies)
+    monkeypatch.setattr(judges, "train_network", dies)
     with pytest.raises(KeyboardInterrupt): QualityInspector.train(folder, steps=2, report=quiet)
-    monkeypatch.setattr(inspection, "train_network", whole)
+    monkeypatch.setattr(judges, "train_network", whole)
     lines = []
     assert QualityInspector.train(folder, steps=2, report=lines.append).judged == inspector.judged
     assert sum("kept from an earlier run" in line for line in lines) == 2
@@ -145,9 +146,9 @@ def test_a_torn_piece_of_an_interrupted_training_is_made_again(folder, tmp_path,
     models = _models()
     monkeypatch.setenv("LLMGUIDE_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("LLMGUIDE_MODELS_DIR", str(models))
-    from llmguide.multimodal import inspection
+    from llmguide.multimodal import judges
 
-    monkeypatch.setattr(inspection.shutil, "rmtree", lambda *given, **options: None)
+    monkeypatch.setattr(judges.shutil, "rmtree", lambda *given, **options: None)
     QualityInspector.train(folder, steps=1, report=quiet)
     piece = next((tmp_path / "inspection").glob("*/1.safetensors"))
     piece.write_bytes(piece.read_bytes()[:1000])

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..graphs import open_graph, quiet_export
 from .inspection import QualityInspector, read_card
-from .network import shrink, standardise
+from .crops import shrink, standardise
 from .tiles import read_grey
 from ..settings import get_settings, require
 
