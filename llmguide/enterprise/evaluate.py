@@ -253,7 +253,7 @@ def _counted(questions: list[Question], report: Callable) -> Iterator[Question]:
         left = clock((len(questions) - number) / rate)
         report(f"{number:,} of {len(questions):,} questions, {rate:.1f} a second, {left} left")
 
-
+# %% ../../nbs/4_enterprise/02_evaluate.ipynb #c35z
 def evaluate(
     ask: Callable,  # Question -> dict with answer, sources, refused, confidence
     questions: list[Question],  # see read_questions

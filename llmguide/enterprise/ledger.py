@@ -194,7 +194,7 @@ def _sign(folder: Path) -> None:
     except OSError as problem:
         raise OSError(f"{folder} can't be written ({problem.strerror}): free some disk and run the same command again") from None
 
-
+# %% ../../nbs/4_enterprise/04_0_ledger.ipynb #c27z
 @contextmanager
 def only_writer(
     folder: Path,  # of the store
