@@ -50,8 +50,9 @@ JOBS = (  # model, task, rows, techniques: the most important first; what must b
 SAMPLES, TEMPERATURE, SHOWN = 5, 0.7, 4  # of self-consistency; examples shown
 WRITTEN = {"arithmetic": 80, "extraction": 110}  # tokens that an answer may have
 NOTE = ("labels by likelihood in the precision that a point names, other answers by exact parser; seconds a row with one thread, in "
-        "batches; points without a precision were timed on an older machine. Measured in float32 there and in bfloat16 here, 36 arms "
-        "were right or wrong on the same rows in 5,884 of 6,000; an arm's accuracy moved by 0.8 points on average, by 4 at most")
+        "batches, on a machine busy with other work; points without a precision are of an older one. Measured in float32 there and in "
+        "bfloat16 here, 36 arms were right or wrong on the same rows in 5,884 of 6,000; an arm's accuracy moved by 0.8 points on "
+        "average, by 4 at most")
 REASONED, THOUGHT = 240, 64  # tokens of a chain of thought to a free answer; of thoughts before a label
 
 
