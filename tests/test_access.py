@@ -142,3 +142,10 @@ def test_on_postgresql(postgres):
     store.revoke(key.id)
     assert store.authenticate(key) is None
     engine.dispose()
+
+
+def test_what_was_there_before_the_first_key_is_inherited_by_nobody_but_an_administrator(store):
+    """Documents and conversations of an open service belong to `local`: no reader and no group may be called that."""
+    for user, roles, groups in (("local", ["reader"], []), ("local", ["editor", "agent"], []), ("ann", ["admin"], ["local"])):
+        with pytest.raises(ValueError, match="only an administrator"): store.create(user, roles, groups)
+    assert store.authenticate(store.create("local", ["admin"])).user == "local"

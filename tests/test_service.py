@@ -115,7 +115,7 @@ def test_what_belongs_to_ann_is_not_there_for_ben(company):
     bonus = ("bonus.md", "# Bonus\n\nThe bonus of a manager is four percent of the salary.")
     job = ann.post("/api/documents", files=[("files", bonus)]).json()["job"]
     assert wait_for(ann, job)["status"] == "done"
-    place = {"source": "ann/bonus.md", "start": 9, "end": 20}
+    place = {"source": "@ann/bonus.md", "start": 9, "end": 20}
     assert ann.get("/api/passage", params=place).status_code == 200
     tries = {
         "conversation": ben.get(f"/api/conversations/{said['conversation']}"),
@@ -126,10 +126,10 @@ def test_what_belongs_to_ann_is_not_there_for_ben(company):
         "job": ben.get(f"/api/jobs/{job}"),
         "end of it": ben.delete(f"/api/jobs/{job}"),
         "passage": ben.get("/api/passage", params=place),
-        "document": ben.delete("/api/documents", params={"source": "ann/bonus.md"}),
+        "document": ben.delete("/api/documents", params={"source": "@ann/bonus.md"}),
     }
     assert {what: reply.status_code for what, reply in tries.items()} == dict.fromkeys(tries, 404)
-    assert "ann/bonus.md" not in ben.get("/api/documents").text
+    assert "@ann/bonus.md" not in ben.get("/api/documents").text
     assert "four percent" not in chat(ben, "ben", "What is the bonus of a manager?").text
     assert "four percent" in chat(ann, "ann", "What is the bonus of a manager?").text
     assert chat(ben, "ann").status_code == 403
@@ -204,11 +204,11 @@ def test_nothing_of_a_deleted_document_is_told_any_more(company, way):
     assert ann.post(f"/api/feedback/{said[0]['message_id']}/approve").status_code == 200
     places = ["/api/feedback", "/api/feedback/export"]
     assert all("Brook" in ann.get(place).text for place in places)
-    if way == "service": assert ann.delete("/api/documents", params={"source": "ann/garden.md"}).status_code == 200
+    if way == "service": assert ann.delete("/api/documents", params={"source": "@ann/garden.md"}).status_code == 200
     if way == "new version": upload(ann, "garden.md", "# Garden\n\nThere is no garden any more.", readers=["everyone"])
     if way == "reader taken away": upload(ann, "garden.md", f"# Garden\n\n{GARDEN}", readers=["ann"])
     if way == "program":
-        path = company["app"].state.parts.settings.service_dir / "documents" / "ann" / "garden.md"
+        path = company["app"].state.parts.settings.service_dir / "documents" / "@ann" / "garden.md"
         program = [sys.executable, "-m", "llmguide.cli", "kb", "delete", str(path), "--store", store]
         assert subprocess.run(program, capture_output=True).returncode == 0
     told = [ben.get(f"/api/conversations/{each['conversation']}").text for each in said]
@@ -316,7 +316,7 @@ def test_everything_of_a_user_can_be_erased(company):
     assert company["ben"].delete("/api/users/eve").status_code == 403
     rows = ann.delete("/api/users/eve").json()["rows"]
     assert (rows["documents"], rows["messages"], rows["conversations"], rows["feedback"], rows["jobs"]) == (1, 2, 1, 1, 1)
-    assert eve.get("/api/me").status_code == 401 and not list(parts.settings.service_dir.glob("documents/eve/*"))
+    assert eve.get("/api/me").status_code == 401 and not list(parts.settings.service_dir.glob("documents/@eve/*"))
     assert "third stone" not in chat(ann, "ann", "Where did Eve hide the silver key?").text + ann.get("/api/feedback").text
     assert "user erased" in ann.get("/api/audit").text
     assert set(ann.delete("/api/users/nobody%2Fat%20all").json()["rows"].values()) == {0}

@@ -87,7 +87,7 @@ def test_a_deleted_document_is_gone_for_both_workers(company):
     upload(ann, "garden.md", "# Garden\n\nThe garden is watered by Mr Brook every third evening.", readers=["everyone"])
     said = chat(ben, "ben", "How often is the garden watered?").json()
     assert "Brook" in said["response"]
-    assert ann.delete("/api/documents", params={"source": "ann/garden.md"}).status_code == 200
+    assert ann.delete("/api/documents", params={"source": "@ann/garden.md"}).status_code == 200
     told = [ben.get(f"/api/conversations/{said['conversation']}").text for _ in range(4)]
     told += [chat(ben, "ben", "How often is the garden watered?").text for _ in range(4)]
     assert "Brook" not in "".join(told) and company["inside"].get("/health").json()["status"] == "ok"

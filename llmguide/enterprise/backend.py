@@ -57,14 +57,16 @@ class AnswerEngine:
 @patch
 def _open(self: AnswerEngine, report: Callable) -> None:
     if self.chat is None and (self.settings.model or self.settings.base_url): self.chat = connect_chat(self.settings)
+    self.database = open_database(self.settings.database_address)
     if self.base is None:
         self.base = WatchedBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
         if self.settings.handbooks: self.base.add([self.handbooks], sync=True, report=report)
         elif self.handbooks: add_in_step(self.base, self.handbooks, report)
+    self.shelf = Shelf(self.base, self.names, self.settings.service_dir / "documents", self.database)
+    self.shelf.forget()
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
-    self.database, self.current = open_database(self.settings.database_address), CurrentDocuments(self.base.folder, self.names)
+    self.current = CurrentDocuments(self.base.folder, self.names)
     self.named = NamedBase(self.base, self.names, self.current)
-    self.shelf = Shelf(self.base, self.names, self.settings.service_dir / "documents")
     tools = load_tools(self.settings.tools, self.settings.service_dir)
     self.assistant = Assistant(self.named, History(self.database), tools, guard=watched_question, intent=self._intent)
     self.questions, self.refusals = Questions(self.base.encoder), Refusals()

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from sqlalchemy import event
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from .access import ROLES, KeyStore, Principal
+from .access import HERE, ROLES, KeyStore, Principal
 from .audit import AuditLog
 from .backend import AnswerEngine
 from .cache import AnswerCache, IndexVersion
@@ -34,7 +34,7 @@ from .turns import GroupWriter, write_turns
 from .withdrawn import CurrentDocuments
 
 # %% ../../nbs/4_enterprise/09_0_parts.ipynb #c05
-LOCAL = Principal("local", ROLES)  # whoever sits at this machine, while no key exists
+LOCAL = Principal(HERE, ROLES)  # whoever sits at this machine, while no key exists
 NO_KEY = ServiceError(401, "the key is missing, unknown, expired or revoked", "send a valid one: Authorization: Bearer KEY")
 
 
@@ -77,7 +77,7 @@ class Parts:
         engine=None,  # AnswerEngine or EngineClient; None: an AnswerEngine in this process
     ):
         self.settings, self.engine = settings, engine or AnswerEngine(settings)
-        settings.service_dir.mkdir(parents=True, exist_ok=True)
+        settings.service_dir.mkdir(0o700, parents=True, exist_ok=True)  # nobody else of this machine may look into it
         self.database = open_database(settings.database_address)
         event.listen(self.database, "handle_error", _count_problem)
         self.keys, self.history, self.feedback = KeyStore(self.database, 0), History(self.database), Feedback(self.database)

@@ -45,9 +45,9 @@ def user_folder(
     documents: Path,  # where all uploads lie
     user: str,
 ) -> Path:
-    "The folder of a user's uploads; two users never share one."
-    if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", user): return documents / user
-    return documents / f"{safe_name(user)[:40]}.{blake2b(user.encode(), digest_size=6).hexdigest()}"
+    "The folder of a user's uploads; two users never share one, and none is called like a folder of handbooks."
+    if re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,60}", user): return documents / f"@{user}"
+    return documents / f"@{safe_name(user)[:40]}.{blake2b(user.encode(), digest_size=6).hexdigest()}"
 
 # %% ../../nbs/4_enterprise/09_5_1_documents.ipynb #c13
 def _store_file(upload: UploadFile, folder: Path, taken: set[str]) -> Path:
