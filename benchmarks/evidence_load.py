@@ -35,7 +35,7 @@ from llmguide.evidence import Measurement, bootstrap_interval, record, record_cu
 ROOT = Path(__file__).parent.parent
 REPEATS, SECONDS, CALLERS, SHARE = 5, 6, 128, 0.6
 LOG, SMALL_TALK = 200, ("Hello", "Good morning", "Thanks!", "你好", "谢谢", "Hi")  # messages of a log
-SOAK_MINUTES = 5
+SOAK_MINUTES = 20
 SOURCE = "data folder of the project"
 SCRIPT = """
 local bodies, at = {}, 0
