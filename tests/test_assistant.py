@@ -87,7 +87,7 @@ class Documents:
         answer = "The bonus is 4 %." if known else "I don't know: I found nothing that answers this for certain."
         sources = [{"source": "pay.md", "quote": answer}] if known else []
         nearest = [] if known else [{"source": "a/pay.md", "page": None, "headings": ["Pay", "Bonus"], "text": "…", "start": 0, "end": 1}]
-        yield {"answer": answer, "sources": sources, "refused": not known, "reason": "quoted", "nearest": nearest}
+        yield {"answer": answer, "sources": sources, "refused": not known, "reason": "quoted", "nearest": nearest, "confidence": 0.9}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The chat page in a real browser, in front of the real service: asked, read, attacked, and used without a mouse."""
 
+import html
 import json
 import re
 import shutil
@@ -347,6 +348,160 @@ def test_scripts_from_outside_the_files_are_forbidden_by_the_service(service, br
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.hacked = 1'}))")
     assert page.evaluate("window.hacked") is None
     page.close()
+
+
+# ---- what a newcomer missed
+
+@needs_chromium
+def test_an_answer_that_is_not_certain_says_so_now_and_later(visit, service, monkeypatch):
+    from llmguide.enterprise import knowledge_base
+
+    monkeypatch.setattr(knowledge_base, "SURE", 1.1)  # from now on no answer is certain
+    page = visit()
+    asked = {"user_id": "local", "message": "On how many days a week may one work from home?", "stream": True}
+    done = json.loads(page.request.post(service + "api/chat", data=asked).text().strip().splitlines()[-1].removeprefix("data: "))
+    answer = ask(page, asked["message"])
+    assert done["certain"] is False and 0 < done["confidence"] < 1 and not done["refused"]
+    assert "read the source" in answer.locator(".doubt").inner_text()
+    page.reload()
+    page.locator("#messages .doubt").wait_for()
+    monkeypatch.undo()
+    assert ask(page, "What do business flights need?").locator(".doubt, .refused").count() == 1  # a refusal, or an answer that is certain
+    fields = page.request.get(service + "openapi.json").json()["components"]["schemas"]["ChatReply"]["properties"]
+    assert {"confidence", "certain"} <= fields.keys()
+
+
+@needs_chromium
+def test_a_refusal_that_is_opened_again_shows_its_nearest_passages(visit):
+    page = visit()
+    places = ask(page, "Who won the football world cup in 1974?").locator(".refused .place .name").all_inner_texts()
+    page.reload()
+    page.locator(".refused .place").first.wait_for()
+    assert page.locator(".refused .place .name").all_inner_texts() == places and places
+    page.locator(".refused button.place").first.click()
+    page.locator("#panel mark").wait_for()
+
+
+@needs_chromium
+def test_a_thumb_down_counts_at_once_and_its_form_amends_it(visit, service):
+    page = visit()
+    answer = ask(page, "Which class is the rule in flights?")
+    with page.expect_response("**/api/feedback") as sent: answer.get_by_role("button", name="Not helpful").click()
+    id = sent.value.json()["message_id"]
+    given = lambda: [row for row in page.request.get(service + "api/feedback").json()["feedback"] if row["id"] == id]  # noqa: E731
+    assert [(row["rating"], row["comment"]) for row in given()] == [("down", "")]
+    answer.locator("textarea[name=comment]").fill("too vague")
+    with page.expect_response("**/api/feedback"): answer.get_by_role("button", name="Send").click()
+    assert [(row["rating"], row["comment"]) for row in given()] == [("down", "too vague")]
+    answer.get_by_role("button", name="Not helpful").click()  # only opens the form
+    assert [row["comment"] for row in given()] == ["too vague"]
+
+
+@needs_chromium
+def test_what_is_too_long_is_said_and_not_cut(visit):
+    page = visit()
+    page.fill("#question", "字" * 8_001)
+    assert "8001 characters" in page.locator("#too-long").inner_text()
+    page.press("#question", "Enter")
+    assert len(page.input_value("#question")) == 8_001 and page.locator(".said").count() == 0
+    page.fill("#question", "😀" * 8_000)  # two units each in JavaScript, one character for the service
+    assert page.locator("#too-long").inner_text() == ""
+
+
+SAMPLES = Path(__file__).parent.parent / "data" / "handbooks"
+EXAMPLES = re.findall(r'source: "([^"]+)", text: "([^"]+)"', (WEB / "chat.js").read_text(encoding="utf-8"))
+
+
+@needs_chromium
+def test_examples_are_shown_where_their_documents_are(visit):
+    page = visit()
+    page.locator("#welcome-documents span").wait_for()
+    assert page.locator("#examples button").count() == 0
+    page.route("**/api/documents", lambda route: route.fulfill(json=[{"source": source} for source, _ in EXAMPLES]))
+    page.reload()
+    page.locator("#examples button").first.wait_for()
+    assert page.locator("#examples button").all_inner_texts() == [text for _, text in EXAMPLES]
+    page.locator("#examples button").first.click()
+    page.locator("#messages .tools").wait_for()
+    assert page.locator(".said .text").inner_text() == EXAMPLES[0][1]
+
+
+def test_the_examples_are_answered_from_their_documents(tmp_path):
+    from llmguide.enterprise.knowledge_base import EnterpriseKnowledgeBase
+
+    base = EnterpriseKnowledgeBase(store=tmp_path / "store")
+    base.add([SAMPLES / source for source, _ in EXAMPLES])
+    for source, question in EXAMPLES:
+        found = base.query(question)
+        assert not found["refused"] and not found["nearest"] and found["sources"][0]["source"].endswith(source), question
+    base.close()
+    assert any(re.search("[\u4e00-\u9fff]", question) for _, question in EXAMPLES) and len(EXAMPLES) == 3
+
+
+@needs_chromium
+def test_a_table_of_a_document_is_a_table(visit):
+    page = visit()
+    text = f"**Rooms** of the year:\n\n| Room | Rent |\n| --- | ---: |\n| single | 900 |\n| double {HOSTILE} | 600 |\n\n2 * 3 * 4 beds."
+    quote = "| single | 900 |"
+    place = {"source": "rooms.md", "page": None, "headings": [], "start": 0, "end": 9, "quote": quote, "text": text}
+    stand_in(page, response=quote, sources=[place], message_id="1")
+    passage = {"text": text, "before": "*Before*", "after": "", "headings": [], "page": None}
+    page.route("**/api/passage*", lambda route: route.fulfill(json=passage))
+    answer = ask(page, "What does a single room cost?")
+    assert answer.locator(".text td").all_inner_texts() == ["single", "900"] and answer.locator(".excerpt tr").count() == 3
+    answer.locator("button.place").click()
+    panel = page.locator("#panel-text")
+    panel.locator("mark").first.wait_for()
+    assert panel.locator("th").all_inner_texts() == ["Room", "Rent"] and panel.locator("tr").count() == 3
+    assert panel.locator("mark").all_inner_texts() == ["single", "900"]
+    words = panel.inner_text()
+    assert "---" not in words and "**" not in words and words.startswith("Before") and "2 * 3 * 4 beds." in words and HOSTILE in words
+
+
+@needs_chromium
+def test_whoever_waits_sees_that_a_message_was_delivered(visit):
+    page = visit()
+    ask(page, "Who won the football world cup in 1974?").get_by_role("button", name="Ask a person").click()
+    page.get_by_text("A person has been asked", exact=False).first.wait_for()
+    page.fill("#question", "Is anybody there?")
+    page.press("#question", "Enter")
+    mark = page.locator(".said .delivered")
+    mark.wait_for()
+    assert mark.inner_text() == "Delivered, waiting for a person" and "anybody" in page.locator(".said").last.inner_text()
+    page.reload()
+    mark.wait_for()
+    page.get_by_role("button", name="Go on with the assistant").click()
+    mark.wait_for(state="detached")
+
+
+@needs_chromium
+def test_steps_and_errors_read_well_in_the_language_of_the_page(visit):
+    page = visit(locale="zh-CN")
+    answer = ask(page, "谁赢得了1974年世界杯？")
+    answer.locator("summary").click()
+    step = answer.locator("details li").first.inner_text()
+    assert re.fullmatch(r"文档：置信度 [\d.]+ 低于阈值 [\d.]+", step)
+    page.click("#language")
+    assert re.fullmatch(r"documents: confidence [\d.]+ is below the threshold [\d.]+", answer.locator("details li").first.inner_text())
+    problem = {"error": {"message": "the bonus.md is away", "remedy": "send it again"}}
+    page.route("**/api/chat", lambda route: route.fulfill(status=422, json=problem))
+    page.fill("#question", "And now?")
+    page.press("#question", "Enter")
+    assert page.locator("#messages .notice small").inner_text() == "The bonus.md is away. Send it again."
+
+
+def test_the_documentation_shows_fields_and_a_line_for_each_post(service):
+    import subprocess
+
+    import httpx
+
+    page = httpx.get(service + "docs").text
+    assert "$ref" not in page and "<code>message</code> (string)" in page and "at most 8000 characters" in page
+    assert page.count("<pre>curl") == page.count("<h2>POST")
+    line = html.unescape(re.search(r"<pre>(curl [^<]*/api/chat .*?)</pre>", page, re.DOTALL)[1])
+    if not shutil.which("curl"): pytest.skip("no curl: apt install curl")
+    done = subprocess.run(line.replace("http://127.0.0.1:8000/", service), shell=True, capture_output=True, text=True)
+    assert "two days" in json.loads(done.stdout)["response"]
 
 
 # ---- when something fails

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from .access import Principal, allows
 from .cache import cache_key
 from .errors import ServiceError, as_service_error, read_json
+from .growing import Said, places_of
 from .metrics import answers, cache_lookups
 from .parts import Parts
 from .same import canonical
@@ -32,9 +33,10 @@ Id = Annotated[str, Field(pattern="^[0-9a-f]{8,40}$")]
 
 class ChatRequest(BaseModel):
     "A question."
-    user_id: str = Field(min_length=1, max_length=200, description="With a key: the key's user.")
-    message: str = Field(min_length=1, max_length=8000, pattern=r"\S")
-    conversation: Id | None = Field(None, description="None: a new one begins.")
+    user_id: str = Field(min_length=1, max_length=200, description="With a key: the key's user.", examples=["local"])
+    message: str = Field(min_length=1, max_length=8000, pattern=r"\S", description="The question, of at most 8000 characters.",
+                         examples=["How many days a week may I work from home?"])
+    conversation: Id | None = Field(None, description="Left out: a new one begins.")
     stream: bool = Field(False, description="True: server-sent events sources, token (a sentence each), done, error.")
 
 
@@ -68,7 +70,9 @@ class ChatReply(BaseModel):
     intent: str | None
     sources: list[Source]
     refused: bool
-    nearest: list[Nearest] = Field([], description="Of a refusal.")
+    confidence: float | None = Field(None, description="Probability that the documents' answer is right; null: it isn't theirs.")
+    certain: bool = Field(True, description="False: a refusal, or an answer to be checked in the source.")
+    nearest: list[Nearest] = Field([], description="Of a refusal, or an answer that isn't certain.")
     message_id: str | None
     conversation: str
     state: str = Field(description="bot, waiting or person")
@@ -113,7 +117,7 @@ def _look_up(parts: Parts, asker: Principal, request: ChatRequest) -> tuple[dict
     return None, tried
 
 # %% ../../nbs/4_enterprise/09_5_0_ask.ipynb #c12
-KEPT = ("response", "sources", "refused", "intent", "trace", "nearest")
+KEPT = ("response", "sources", "refused", "intent", "trace", "nearest", "confidence", "certain")
 
 
 def _link(place: dict) -> str:
@@ -166,7 +170,7 @@ def _complete(event: dict) -> dict:
 
 async def _record_cached(parts: Parts, asker: Principal, request: ChatRequest, found: dict) -> dict:
     "Keep a question and its answer, then say that it's done."
-    one = turn(asker.user, request.message, found["response"], found["sources"])
+    one = turn(asker.user, request.message, found["response"], places_of(Said("", found["sources"], nearest=found["nearest"])))
     noted = parts.audit.record("answered", asker.user, message=one["message"], cached=True, refused=found["refused"])
     await asyncio.gather(parts.turns.put(one), asyncio.wrap_future(noted))
     place = {"message_id": one["message"], "conversation": one["conversation"], "state": "bot", "pending": None}

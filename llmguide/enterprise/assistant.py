@@ -20,7 +20,7 @@ from .choosing import Outcome, choose_by_rules, use_tools
 from .conversations import ConversationManager
 from .database import open_database
 from .guard import check_question
-from .growing import Said, news, send
+from .growing import Said, news, places_of, send
 from .handoff import HandOff, wants_person
 from .history import History, check_user
 from .intents import detect_intent
@@ -137,7 +137,7 @@ def _ask_documents(self: Assistant, turn: Turn) -> Iterator[Said]:
     for found in self.base.stream(turn.text, user=turn.readers, history=turn.questions[-3:]):
         if found["refused"]: yield self._offer(turn, found)
         else: yield Said(found["answer"], tuple(found["sources"]), trace=(f"documents: {found['reason']}",),
-                         unfinished=found["reason"] == UNFINISHED)
+                         nearest=tuple(found["nearest"]), confidence=found["confidence"], unfinished=found["reason"] == UNFINISHED)
 
 
 @patch
@@ -147,7 +147,8 @@ def _offer(self: Assistant, turn: Turn, found: dict) -> Said:
     trace, nearest = (f"documents: {found['reason']}",), tuple(found["nearest"])
     reason = wants_person(turn.text, _in_a_row(turn, *REFUSALS.values()) + 1)
     if reason: return Said("", hand_over=reason, trace=(*trace, f"a person: {reason}"), nearest=nearest)
-    return Said(f"{REFUSALS[turn.language]}{gap}{PHRASES[turn.language]['offer']}", refused=True, trace=trace, nearest=nearest)
+    offer = f"{REFUSALS[turn.language]}{gap}{PHRASES[turn.language]['offer']}"
+    return Said(offer, refused=True, trace=trace, nearest=nearest, confidence=found["confidence"])
 
 # %% ../../nbs/4_enterprise/08_assistant.ipynb #c17
 def _in_a_row(turn: Turn, *beginnings: str) -> int:
@@ -199,7 +200,7 @@ def reply(
     back = BACK.fullmatch(message) and self.handoff.withdraw(conversation, user)
     silent = self.handoff.state(conversation) != "bot"
     thought = [Said(PHRASES[turn.language]["back"])] if back else [Said("", trace=(_SILENT,))] if silent else self.think(turn)
-    keep = lambda said: self.handoff.say(conversation, said.text, said.sources)  # noqa: E731
+    keep = lambda said: self.handoff.say(conversation, said.text, places_of(said))  # noqa: E731
     said, sent = yield from send(thought, keep)
     id = self.handoff.request(conversation, said.hand_over, user) if said.hand_over else keep(said) if said.text else None
     if id and said.hand_over: said = said._replace(text=self.history.messages(conversation, user, limit=1)[-1]["text"])
@@ -207,7 +208,8 @@ def reply(
     else: said = Said("", trace=said.trace)
     yield {"event": "done", "response": said.text, "intent": self.intent(message), "sources": [*said.sources], "refused": said.refused,
            "message_id": id, "conversation": conversation, "state": self.handoff.state(conversation), "trace": [*said.trace],
-           "pending": said.pending, "nearest": [*said.nearest]}
+           "pending": said.pending, "nearest": [*said.nearest], "confidence": said.confidence,
+           "certain": not (said.refused or said.nearest)}
 
 # %% ../../nbs/4_enterprise/08_assistant.ipynb #c28
 def add_in_step(

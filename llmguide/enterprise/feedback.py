@@ -6,7 +6,6 @@
 __all__ = ['feedback_table', 'LONGEST_COMMENT', 'Feedback', 'questions_before', 'judged', 'evaluation_rows', 'training_rows']
 
 # %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c02
-import json
 import time
 
 from fastcore.basics import patch
@@ -15,7 +14,7 @@ from sqlalchemy import Column, Engine, Float, ForeignKey, String, Table, delete,
 from .answer import REFUSALS
 from .database import create_tables, tables
 from .encryption import EncryptedText
-from .history import is_text, message_table
+from .history import is_text, message_table, split_places
 
 # %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c07
 feedback_table = Table(
@@ -97,7 +96,7 @@ def judged(
     with feedback.engine.connect() as database:
         rows = [dict(row) for row in database.execute(joined).mappings()]
         for row in rows: row["question"], row["previous"] = questions_before(database, row["conversation"], row["id"])
-    return [row | {"answer": row.pop("text"), "sources": json.loads(row["sources"] or "[]")} for row in rows]
+    return [row | {"answer": row.pop("text"), "sources": split_places(row["sources"])["sources"]} for row in rows]
 
 # %% ../../nbs/4_enterprise/08_1_1_feedback.ipynb #c13
 def _right_answer(row: dict) -> str | None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['conversation_table', 'message_table', 'ROLES', 'LONGEST', 'LONGEST_TITLE', 'new_id', 'is_text', 'check_user',
-           'History', 'hold', 'write_message']
+           'History', 'hold', 'split_places', 'write_message']
 
 # %% ../../nbs/4_enterprise/08_1_history.ipynb #c02
 import json
@@ -102,6 +102,14 @@ def hold(
     return database.execute(select(table.c.user).where(own)).scalar_one()
 
 # %% ../../nbs/4_enterprise/08_1_history.ipynb #c16a
+def split_places(
+    kept: str | None,  # JSON, as it stands in a message
+) -> dict[str, list[dict]]:
+    "What an answer rests on, and what came near but not near enough (marked with `near`)."
+    places = json.loads(kept or "[]")
+    return {"sources": [each for each in places if not each.get("near")], "nearest": [each for each in places if each.get("near")]}
+
+
 def write_message(
     database,  # a connection within a transaction
     conversation: str,
@@ -160,7 +168,7 @@ def messages(
     limit: int = 100,
     before: str | None = None,  # id of the first message of the page after; None: up to the newest
 ) -> list[dict]:
-    "The last messages of a conversation, the oldest first: id, role, text, sources, time; raises KeyError."
+    "The last messages of a conversation, the oldest first: id, role, text, sources, nearest, time; raises KeyError."
     table = message_table
     columns = select(table.c.id, table.c.role, table.c.text, table.c.sources, table.c.time)
     with self.engine.connect() as database:
@@ -168,7 +176,7 @@ def messages(
         if not known: raise _missing(conversation)
         query = _page(columns.where(table.c.conversation == conversation), table, limit, before)
         rows = database.execute(query).mappings().all()
-    return [dict(row) | {"sources": json.loads(row["sources"] or "[]")} for row in reversed(rows)]
+    return [dict(row) | split_places(row["sources"]) for row in reversed(rows)]
 
 # %% ../../nbs/4_enterprise/08_1_history.ipynb #c21
 @patch

@@ -7,7 +7,6 @@ __all__ = ['SHARE', 'review_table', 'is_drawn', 'Reviews']
 
 # %% ../../nbs/4_enterprise/08_1_2_review.ipynb #c02
 import hashlib
-import json
 import time
 from itertools import takewhile
 
@@ -16,7 +15,7 @@ from sqlalchemy import Boolean, Column, Engine, Float, ForeignKey, String, Table
 
 from .database import create_tables, tables
 from .feedback import questions_before
-from .history import message_table
+from .history import message_table, split_places
 from ..intervals import Interval, wilson_interval
 
 # %% ../../nbs/4_enterprise/08_1_2_review.ipynb #c07
@@ -71,7 +70,7 @@ def waiting(
     with self.engine.connect() as database:
         rows = [dict(row) for row in database.execute(columns.where(known.id.in_(left)).order_by(known.id)).mappings()]
         for row in rows: row["question"], row["previous"] = questions_before(database, row.pop("conversation"), row["id"])
-    return [row | {"sources": json.loads(row["sources"] or "[]")} for row in rows]
+    return [row | {"sources": split_places(row["sources"])["sources"]} for row in rows]
 
 
 @patch

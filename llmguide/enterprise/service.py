@@ -76,6 +76,7 @@ def _conversation(parts: Parts, conversation: str, asker: Principal) -> dict:
     state = parts.handoff.state(conversation)
     anybody = state != "bot" and allows(asker, "answer_people")
     found = parts.history.messages(conversation, None if anybody else asker.user)
+    for each in found: each["certain"] = not each["nearest"]
     found = withdraw(found, parts.current, None if anybody else asker.readers)
     for each in found:
         each["refused"] = each["role"] == "assistant" and each["text"].startswith(tuple(REFUSALS.values()))
@@ -144,18 +145,51 @@ def _plain(send):
     return page
 
 
-def _operation(path: str, method: str, one: dict) -> str:
-    body = json.dumps(one.get("requestBody", {}).get("content", {}), indent=1)
-    rows = "".join(f"<li>{escape(each['name'])} ({each['in']})</li>" for each in one.get("parameters", []))
-    return (f"<section><h2>{method.upper()} {escape(path)}</h2><p>{escape(one.get('description', ''))}</p><ul>{rows}</ul>"
-            f"<pre>{escape(body) if body != '{}' else ''}</pre></section>")
+def _type(field: dict) -> str:
+    "A field's type in a word or two, as: string or null."
+    if "anyOf" in field: return " or ".join(map(_type, field["anyOf"]))
+    if "enum" in field: return " or ".join(map(json.dumps, field["enum"]))
+    if field.get("type") == "array": return f"list of {_type(field['items'])}"
+    return field.get("$ref", field.get("type", "any")).rpartition("/")[2]
+
+
+def _body(spec: dict, one: dict) -> tuple[str, dict]:
+    "The kind of what is sent, and its fields by name."
+    kind, content = next(iter(one.get("requestBody", {}).get("content", {}).items()), ("", {"schema": {}}))
+    refs = [each["$ref"] for each in [content["schema"], *content["schema"].get("anyOf", [])] if "$ref" in each]
+    schema = spec["components"]["schemas"][refs[0].rpartition("/")[2]] if refs else content["schema"]
+    required = schema.get("required", [])
+    return kind, {name: field | {"required": name in required} for name, field in schema.get("properties", {}).items()}
+
+
+def _curl(path: str, kind: str, fields: dict) -> str:
+    "A line that sends the fields that must be there."
+    example = lambda name, field: field.get("examples", [{"boolean": True, "array": []}.get(field.get("type"), f"<{name}>")])[0]  # noqa: E731
+    sent = {name: example(name, field) for name, field in fields.items() if field["required"]}
+    text = json.dumps(sent, ensure_ascii=False).replace("'", "'\\''")
+    data = f" -H 'Content-Type: {kind}' -d '{text}'" if "json" in kind else " -F files=@handbook.md" if kind else ""
+    return f"curl -X POST http://127.0.0.1:8000{path} -H 'Authorization: Bearer KEY'{data}"
+
+
+def _row(name: str, kind: str, text: str, required: bool) -> str:
+    return f"<li><code>{escape(name)}</code> ({escape(kind)}{'' if required else ', may be left out'}) {escape(text)}</li>"
+
+
+def _operation(spec: dict, path: str, method: str, one: dict) -> str:
+    kind, fields = _body(spec, one)
+    rows = [_row(each["name"], f"{each['in']}, {_type(each['schema'])}", each.get("description", ""), each["required"])
+            for each in one.get("parameters", [])]
+    rows += [_row(name, _type(field), field.get("description", ""), field["required"]) for name, field in fields.items()]
+    line = f"<pre>{escape(_curl(path, kind, fields))}</pre>" if method == "post" else ""
+    return (f"<section><h2>{method.upper()} {escape(path)}</h2><p>{escape(one.get('description', ''))}</p>"
+            f"<ul>{''.join(rows)}</ul>{line}</section>")
 
 
 def docs_page(
     spec: dict,  # OpenAPI
 ) -> str:
     "The documentation as a page without scripts."
-    items = "".join(_operation(path, method, one) for path, methods in spec["paths"].items() for method, one in methods.items())
+    items = "".join(_operation(spec, path, method, one) for path, methods in spec["paths"].items() for method, one in methods.items())
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>llmguide API</title><link rel="stylesheet" href="/style.css">'
     head += '<link rel="icon" href="/icon.svg">'
     return f'{head}<main><h1>llmguide API</h1><p><a href="/openapi.json">openapi.json</a></p>{items}</main></html>'

@@ -6,7 +6,6 @@
 __all__ = ['WITHDRAWN', 'CurrentDocuments', 'withdraw', 'overwrite_withdrawn']
 
 # %% ../../nbs/4_enterprise/09_0_7_withdrawn.ipynb #c02
-import json
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, select, update
 
-from .history import message_table
+from .history import message_table, split_places
 from .ledger import DELETING, Entry, Ledger
 from .named import Names
 from .refuse import language_of
@@ -74,13 +73,15 @@ def withdraw(
     "The same rows; where a document is gone, has changed or may not be read, a notice stands for the answer, and withdrawn is True."
     known, shown = current.entries(), []
     for row in rows:
+        near = [place for place in row.get("nearest", ()) if _stands(place, known, readers)]
+        row = row | {"nearest": near} if "nearest" in row else row
         if all(_stands(source, known, readers) for source in row["sources"]): shown.append(row | {"withdrawn": False})
         else: shown.append(row | {"sources": [], field: WITHDRAWN[language_of(row[field])], "withdrawn": True})
     return shown
 
 # %% ../../nbs/4_enterprise/09_0_7_withdrawn.ipynb #c12
 def _deleted(rows, known: dict[str, Entry]) -> Iterable:
-    return (id for id, sources in rows if any(source.get("source") not in known for source in json.loads(sources)))
+    return (id for id, kept in rows if any(source.get("source") not in known for source in split_places(kept)["sources"]))
 
 
 def overwrite_withdrawn(

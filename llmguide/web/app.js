@@ -1,7 +1,7 @@
 // The page begins here: who is this, which view, which keys do what.
 import { $, make, iconButton } from "./dom.js";
 import { call, key, listOf, Problem } from "./api.js";
-import { here, may, notice, tried } from "./page.js";
+import { here, lengthLine, may, notice, tried } from "./page.js";
 import { ask, answering, current, deleteConversation, newConversation, openConversation, stopAnswer } from "./chat.js";
 import { openDocuments, startDocuments } from "./documents.js";
 import { countRequests, leaveRequests, openRequests } from "./requests.js";
@@ -127,7 +127,7 @@ function markConversation() {
 function submit(event) {
   event?.preventDefault();
   const question = $("question").value;
-  if (answering() || !question.trim()) return;
+  if (answering() || !question.trim() || !$("question").validity.valid) return;
   $("question").value = "";
   ask(question);
 }
@@ -188,6 +188,7 @@ document.addEventListener("conversations-changed", listConversations);
 window.addEventListener("hashchange", route);
 window.addEventListener("offline", () => notice(new Problem("offline")));
 window.addEventListener("online", () => tried(() => call("GET", "/api/me")));
+lengthLine($("question"), 8000, $("too-long"));
 startPanel();
 startDocuments();
 startAdmin();

@@ -1,9 +1,10 @@
 // The conversation: ask, watch the answer come, stop it, judge it, go on with a person.
 import { $, flowing, make, icon, iconButton, announce, sure } from "./dom.js";
+import { blocks } from "./blocks.js";
 import { call, listOf, stream, Problem } from "./api.js";
-import { here, notice, problemBox, tried } from "./page.js";
+import { here, lengthLine, notice, problemBox, tried } from "./page.js";
 import { placeList } from "./sources.js";
-import { t } from "./words.js";
+import { stepWords, t } from "./words.js";
 
 const now = { conversation: null, stop: null, state: "bot", poll: 0, shown: new Set() };
 const POLL = 2000; // milliseconds between two looks for a person's reply
@@ -98,7 +99,8 @@ function answerItem({ author }) {
 }
 
 function answerParts(reply, sources) {
-  const parts = reply.refused ? [refusal(reply, sources)] : [make("div", { class: "text", text: flowing(reply.response) })];
+  const parts = reply.refused ? [refusal(reply, sources)] : [make("div", { class: "text" }, ...blocks(reply.response))];
+  if (reply.certain === false && !reply.refused && sources.length) parts.push(make("p", { class: "doubt", t: "not_certain" }));
   if (reply.confirm) parts.push(confirmCard(reply.confirm));
   if (!reply.refused && sources.length) parts.push(placeList("sources", sources));
   if (reply.trace?.length) parts.push(traceList(reply.trace));
@@ -107,7 +109,7 @@ function answerParts(reply, sources) {
 }
 
 function refusal(reply, sources) {
-  const near = reply.nearest?.length ? reply.nearest : sources; // of an older conversation only its words are kept
+  const near = reply.nearest ?? [];
   const box = make("div", { class: "refused" }, make("div", { class: "text", text: reply.response || t("refused") }));
   if (near.length) box.append(placeList("nearest", near));
   box.append(make("div", { class: "actions" }, personButton("primary")));
@@ -115,7 +117,7 @@ function refusal(reply, sources) {
 }
 
 function traceList(trace) {
-  const steps = trace.map((step) => make("li", { text: typeof step === "string" ? step : JSON.stringify(step) }));
+  const steps = trace.map((step) => make("li", typeof step === "string" ? stepWords(step) : { text: JSON.stringify(step) }));
   return make("details", {}, make("summary", { t: "trace" }), make("ol", {}, ...steps));
 }
 
@@ -124,8 +126,8 @@ function traceList(trace) {
 function feedbackTools(reply) {
   const note = make("span", { class: "note", role: "status" });
   const up = iconButton("up", "helpful", () => judge("up"));
-  const down = iconButton("down", "not_helpful", openForm);
-  const form = feedbackForm((extra) => judge("down", extra));
+  const down = iconButton("down", "not_helpful", () => { if (down.ariaPressed !== "true") judge("down"); openForm(); });
+  const form = feedbackForm((extra) => judge("down", extra).then((sent) => { form.hidden = sent; })); // the newest judgement counts
   const tools = [up, down, copyButton(reply.response, note), reply.refused ? null : personButton("link"), note];
   function openForm() {
     form.hidden = !form.hidden;
@@ -133,17 +135,21 @@ function feedbackTools(reply) {
   }
   async function judge(rating, extra = {}) {
     const sent = await tried(() => call("POST", "/api/feedback", { message_id: reply.message_id, rating, ...extra }));
-    if (!sent) return;
-    up.setAttribute("aria-pressed", String(rating === "up"));
-    down.setAttribute("aria-pressed", String(rating === "down"));
-    form.hidden = true;
+    if (!sent) return false;
+    up.ariaPressed = String(rating === "up");
+    down.ariaPressed = String(rating === "down");
+    if (rating === "up") form.hidden = true;
     note.textContent = t("thanks");
+    return true;
   }
   return make("div", {}, make("div", { class: "tools" }, ...tools), form);
 }
 
 function feedbackForm(send) {
-  const field = (words, name) => make("label", {}, make("span", { t: words }), make("textarea", { name, rows: 2, maxlength: 4000 }));
+  const field = (words, name) => {
+    const area = make("textarea", { name, rows: 2 });
+    return make("label", {}, make("span", { t: words }), area, lengthLine(area, 4000));
+  };
   const actions = make("div", { class: "actions" }, make("button", { class: "primary", t: "send_feedback" }));
   const form = make("form", { class: "feedback", hidden: true }, field("what_wrong", "comment"), field("right_answer", "correct"), actions);
   form.addEventListener("submit", (event) => {
@@ -208,7 +214,15 @@ function setState(state) {
   if (state !== $("view-chat").dataset.state) $("handoff").replaceChildren(...HANDED[state].map((words) => make("span", { t: words })));
   if (state === "waiting" && !$("handoff").querySelector("button")) $("handoff").append(" ", back());
   $("view-chat").dataset.state = state;
+  markDelivered(state === "waiting");
   if (state !== "bot") now.poll = setTimeout(look, POLL);
+}
+
+// Below what the reader has said since, while nobody has come yet.
+function markDelivered(waiting) {
+  $("messages").querySelectorAll(".delivered").forEach((mark) => mark.remove());
+  let last = $("messages").lastElementChild;
+  for (; waiting && last?.matches(".said"); last = last.previousElementSibling) last.append(make("div", { class: "delivered", t: "delivered" }));
 }
 
 // While a person has the conversation, what they say is fetched, and so is the end of it.
@@ -275,4 +289,16 @@ async function welcome() {
   const key = count > 1 ? "welcome_some" : count ? "welcome_one" : "welcome_none";
   const add = count ? null : make("a", { href: "#/documents", t: "add_documents" });
   $("welcome-documents").replaceChildren(make("span", { t: key, values: { count } }), " ", add ?? "");
+  const known = new Set(listOf(documents, "documents").map((each) => each.source));
+  $("examples").replaceChildren(...EXAMPLES.filter((each) => known.has(each.source)).map(exampleItem));
 }
+
+// Questions that the sample handbooks answer; each is shown where its document is there.
+const EXAMPLES = [
+  { source: "en/remote_work.md", text: "How many days a week may office staff work from home?" },
+  { source: "en/data_protection.md", text: "Who is the data protection officer?" },
+  { source: "zh/remote_work.md", text: "办公室员工每周最多可以在家办公几天？", lang: "zh" },
+];
+
+const exampleItem = ({ text, lang = "en" }) => make("li", {}, make("button", { type: "button", class: "plain", lang, text, onclick: () => { ask(text); $("question").focus(); } }));
+

@@ -1,7 +1,7 @@
 // For people who answer people: who waits, take a conversation over, reply, hand it back.
 import { $, make } from "./dom.js";
 import { call, listOf } from "./api.js";
-import { here, may, tried } from "./page.js";
+import { here, lengthLine, may, tried } from "./page.js";
 import { placeList } from "./sources.js";
 
 const POLL = 2000; // milliseconds between two looks at the list
@@ -81,10 +81,10 @@ function line(message) {
 }
 
 function replyForm(conversation) {
-  const field = make("textarea", { id: "reply", rows: 2, maxlength: 8000, required: true });
+  const field = make("textarea", { id: "reply", rows: 2, required: true });
   const end = make("button", { type: "button", t: "hand_back", onclick: () => close(conversation) });
   const actions = make("div", { class: "actions" }, make("button", { class: "primary", t: "reply" }), end);
-  const form = make("form", {}, make("label", { for: "reply", t: "your_reply" }), field, actions);
+  const form = make("form", {}, make("label", { for: "reply", t: "your_reply" }), field, lengthLine(field, 8000), actions);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const message = field.value.trim();

@@ -1,5 +1,6 @@
 // The places an answer rests on, and the panel that opens a document at the quoted passage.
-import { $, flowing, make } from "./dom.js";
+import { $, make } from "./dom.js";
+import { blocks } from "./blocks.js";
 import { call } from "./api.js";
 
 const phone = matchMedia("(max-width: 50rem)");
@@ -30,7 +31,7 @@ function placeCard(source, number, openable) {
   const where = place(source.page, source.headings);
   const words = [make("span", { class: "number", text: String(number) }), make("span", { class: "name", text: name, title: source.source }),
     make("span", { class: "where" }, ...(where.length ? where : [String(source.quote ?? "").slice(0, 120)]))];
-  if (source.text) words.push(make("span", { class: "excerpt", text: flowing(source.text) }));
+  if (source.text) words.push(make("span", { class: "excerpt" }, ...blocks(source.text)));
   if (!openable || !Number.isInteger(source.start)) return make("div", { class: "place" }, ...words);
   return make("button", { type: "button", class: "place", onclick: (event) => openPassage(source, event.currentTarget) }, ...words);
 }
@@ -48,12 +49,11 @@ export async function openPassage(source, from) {
 
 function showPassage({ text, before, after, page, headings }, { quote }) {
   const quoted = quote && text.includes(quote) ? quote : text, at = text.indexOf(quoted);
-  const mark = make("mark", { text: flowing(quoted) });
-  const near = (words) => (words?.trim() ? make("div", { class: "near", text: flowing(words.trim()) }) : null);
+  const near = (words) => (words?.trim() ? make("div", { class: "near" }, ...blocks(words.trim())) : null);
   $("panel-place").replaceChildren(...place(page, headings));
-  const passage = make("div", {}, flowing(text.slice(0, at)), mark, flowing(text.slice(at + quoted.length)));
+  const passage = make("div", {}, ...blocks(text, at, at + quoted.length));
   $("panel-text").replaceChildren(...[near(before), passage, near(after)].filter(Boolean));
-  mark.scrollIntoView({ block: "center" });
+  passage.querySelector("mark")?.scrollIntoView({ block: "center" });
 }
 
 function showMissing(problem, source) { // the quotation is known even where the document is gone

@@ -36,7 +36,14 @@ const en = {
   revoked: "revoked", expires: "valid until", feedback: "Feedback", approve: "Use for training", approved: "approved", no_feedback: "No feedback yet.",
   audit: "Audit log, newest first", no_audit: "Nothing recorded yet.", status: "Status", model: "Model", version: "Version", ok: "ok", degraded: "degraded",
   reader: "Reader", editor: "Editor of documents", agent: "Agent for requests", admin_role: "Administrator", local_user: "This computer",
-  correct_was: "Should be: {text}",
+  correct_was: "Should be: {text}", not_certain: "Not certain: read the source.", examples: "Examples",
+  too_long: "{length} characters, and {most} fit: shorten it, or add it as a document.", delivered: "Delivered, waiting for a person",
+  step_threshold: "documents: confidence {a} is below the threshold {b}", step_none: "documents: no passage was found",
+  step_quoted: "documents: quoted", step_generated: "documents: generated", step_computed: "documents: computed from the rows of a table",
+  step_section: "documents: the beginning of the section about it", step_cache: "from the cache",
+  step_silent: "silent: a person has the conversation", step_asked: "a person: asked", step_refused: "a person: refused",
+  step_angry: "a person: angry", step_guard: "guard: {a}",
+  step_unborne: "documents: quoted: the model said nothing that the passages bear out", step_failed: "documents: quoted: the model failed ({a})",
   offline: "The service can't be reached. Check your connection, then try again.",
   too_many: "Too many questions in a short time.", busy: "The service is busy or starting.", slow: "The answer took too long. Try again, or ask for less at once.",
   broken: "Something went wrong in the service. Try again; if it stays, tell whoever runs it.", no_key: "Sign in with a key first.",
@@ -80,7 +87,14 @@ const zh = {
   revoked: "已吊销", expires: "有效期至", feedback: "反馈", approve: "用于训练", approved: "已批准", no_feedback: "还没有反馈。",
   audit: "审计日志（最新在前）", no_audit: "还没有记录。", status: "状态", model: "模型", version: "版本", ok: "正常", degraded: "降级",
   reader: "读者", editor: "文档编辑", agent: "人工客服", admin_role: "管理员", local_user: "本机",
-  correct_was: "应为：{text}",
+  correct_was: "应为：{text}", not_certain: "不太确定，请看原文。", examples: "示例",
+  too_long: "共 {length} 个字符，最多 {most} 个：请缩短，或作为文档添加。", delivered: "已送达，等待人工回复",
+  step_threshold: "文档：置信度 {a} 低于阈值 {b}", step_none: "文档：没有找到相关段落",
+  step_quoted: "文档：引用原文", step_generated: "文档：由模型表述", step_computed: "文档：由表格各行计算得出",
+  step_section: "文档：相关章节的开头", step_cache: "来自缓存",
+  step_silent: "不作答：对话已转人工", step_asked: "转人工：用户要求", step_refused: "转人工：多次没有答案",
+  step_angry: "转人工：用户情绪激动", step_guard: "安全检查：{a}",
+  step_unborne: "文档：引用原文，模型的表述没有原文依据", step_failed: "文档：引用原文，模型出错（{a}）",
   offline: "无法连接服务。请检查网络后重试。",
   too_many: "短时间内提问过多。", busy: "服务繁忙或正在启动。", slow: "回答超时。请重试，或一次少问一些。",
   broken: "服务出错。请重试；如果仍然出错，请联系管理员。", no_key: "请先用密钥登录。",
@@ -93,6 +107,16 @@ export const language = () => (document.documentElement.lang === "zh" ? "zh" : "
 
 export function t(name, values = {}) {
   return (words[language()][name] ?? name).replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
+}
+
+// A step of the service's trace as words of the page; a step that the page doesn't know stays as it is.
+export function stepWords(step) {
+  for (const name of Object.keys(en).filter((each) => each.startsWith("step_"))) {
+    const pattern = en[name].replace(/[.()]/g, "\\$&").replace(/\{(\w+)\}/g, "(?<$1>.+)");
+    const found = step.match(new RegExp(`^${pattern}$`));
+    if (found) return { t: name, values: { ...found.groups } };
+  }
+  return { text: step };
 }
 
 export function moment(stamp) { // seconds since 1970, or an ISO date
