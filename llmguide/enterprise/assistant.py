@@ -208,8 +208,7 @@ def reply(
     else: said = Said("", trace=said.trace)
     yield {"event": "done", "response": said.text, "intent": self.intent(message), "sources": [*said.sources], "refused": said.refused,
            "message_id": id, "conversation": conversation, "state": self.handoff.state(conversation), "trace": [*said.trace],
-           "pending": said.pending, "nearest": [*said.nearest], "confidence": said.confidence,
-           "certain": not (said.refused or said.nearest)}
+           "pending": said.pending, "nearest": [*said.nearest], "confidence": said.confidence, "certain": said.certain}
 
 # %% ../../nbs/4_enterprise/08_assistant.ipynb #c28
 def add_in_step(

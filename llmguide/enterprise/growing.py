@@ -22,6 +22,11 @@ class Said(NamedTuple):
     confidence: float | None = None  # that the documents' answer is right; None: it isn't theirs
     unfinished: bool = False  # True: more sentences follow
 
+    @property
+    def certain(self) -> bool:
+        "False for a refusal, and for an answer to be checked in the source."
+        return not (self.refused or self.nearest)
+
 # %% ../../nbs/4_enterprise/08_3_2_growing.ipynb #c09
 def places_of(
     said: Said,

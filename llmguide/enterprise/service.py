@@ -144,7 +144,7 @@ def _plain(send):
 
     return page
 
-
+# %% ../../nbs/4_enterprise/09_service.ipynb #c17b
 def _type(field: dict) -> str:
     "A field's type in a word or two, as: string or null."
     if "anyOf" in field: return " or ".join(map(_type, field["anyOf"]))
@@ -170,7 +170,7 @@ def _curl(path: str, kind: str, fields: dict) -> str:
     data = f" -H 'Content-Type: {kind}' -d '{text}'" if "json" in kind else " -F files=@handbook.md" if kind else ""
     return f"curl -X POST http://127.0.0.1:8000{path} -H 'Authorization: Bearer KEY'{data}"
 
-
+# %% ../../nbs/4_enterprise/09_service.ipynb #c17d
 def _row(name: str, kind: str, text: str, required: bool) -> str:
     return f"<li><code>{escape(name)}</code> ({escape(kind)}{'' if required else ', may be left out'}) {escape(text)}</li>"
 
