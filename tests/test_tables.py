@@ -154,6 +154,57 @@ def test_plans_that_hold_nothing_give_nothing():
     assert compute(table, Plan("difference", ("Employees",))) is None
 
 
+PRICES = markdown(["Type", "Diameter (mm)", "Price per metre (EUR)", "Carriage (EUR)"],
+                  [["BK-20", 20, "172.50", "64.00"], ["BK-25", 25, "236.00", "71.00"], ["BK-63", 63, "890.00", "240.00"]])  # fmt: skip
+PRICES_ZH = markdown(["型号", "每米价格（元）", "滑块（元）"], [["BK-20", "1,310", "322"], ["BK-25", "1,790", "388"]])
+
+
+@pytest.mark.parametrize("question, working", [
+    ("If I buy 60 metres of BK-20, how much is it in total?", "60 × 172.50 = 10,350"),
+    ("What do 2.5 metres of BK-25 cost?", "2.5 × 236.00 = 590"),
+    ("What do 63 metres of BK-63 cost?", "63 × 890.00 = 56,070"), ("How much are two carriages of BK-20?", "2 × 64.00 = 128"),
+    ("60米BK-20一共多少钱？", "60 × 1,310 = 78,600"), ("买三个BK-20滑块要多少钱？", "3 × 322 = 966"),
+    ("６０米BK-20多少钱？", "60 × 1,310 = 78,600")])  # fmt: skip
+def test_a_quantity_multiplies_the_price_it_fits(question, working):
+    told = table_answer(question, hits_of(PRICES, headings=("Prices",)) + hits_of(PRICES_ZH, "made_zh.md", headings=("价格",)))
+    assert working in told.text and told.text.endswith(("discounts and taxes are not in it", "未计折扣和税"))
+    assert told.value == float(working.rpartition("= ")[2].replace(",", "")) and told.rows[0].split(" | ")[0].startswith("| BK-")
+
+
+@pytest.mark.parametrize("question", [
+    "What do 10 pieces of BK-25 cost?", "What do 100 kilograms of BK-20 cost?", "What is 10 % of the price per metre of BK-20?",
+    "What is the price per metre of BK-20 with a discount of 5 %?", "What is the price per metre of BK-20 with tax?",
+    "What do half a metre of BK-20 cost?",
+    "What do 1,5 metres of BK-20 cost?", "What do 0 metres of BK-20 cost?", "What do 2 metres of BK-20 and 3 metres of BK-25 cost?",
+    "What is the second highest price per metre?", "What are the prices per metre of the two dearest types?", "What do 3 km of BK-20 cost?",
+    "买10件BK-25要多少钱？", "3千米BK-20多少钱？", "BK-20每米价格的10%是多少？", "BK-20打九折每米多少钱？",
+    "BK-40每米含税多少钱？", "半米BK-25多少钱？",
+    "2米BK-20和3米BK-25一共多少钱？", "每米价格第二高的是多少？"])  # fmt: skip
+def test_a_number_that_the_plan_passes_over_means_no_answer(question):
+    hits = hits_of(PRICES, headings=("Prices",)) + hits_of(PRICES_ZH, "made_zh.md", headings=("价格",))
+    assert table_answer(question, hits) is None
+
+
+def test_one_row_is_not_added_up_and_a_missing_row_is_noticed():
+    hits = hits_of(markdown(["地点", "员工人数"], [["苏州", 612], ["蒂尔堡", 318]]))
+    assert table_answer("苏州一共有多少员工？", hits).text == "苏州，员工人数：612"
+    assert table_answer("苏州和蒂尔堡一共有多少员工？", hits).value == 930
+    assert table_answer("苏州和慕尼黑一共有多少员工？", hits) is None
+    assert table_answer("How many employees does Suzhou have in total?", hits_of(SITES)).text == "Suzhou, Employees: 612"
+
+
+def test_a_price_per_person_and_month_is_not_the_price_of_twelve_months():
+    hits = hits_of(markdown(["房型", "每人每月租金（元）"], [["四人间", 150], ["双人间", 320]]))
+    assert table_answer("5个人住双人间每月租金一共多少元？", hits).value == 1600
+    assert table_answer("5个人住双人间租金一共多少元？", hits) is None and table_answer("双人间12个月租金一共多少元？", hits) is None
+
+
+def test_a_plan_of_a_model_is_held_to_the_numbers_of_the_question_as_well():
+    plan = '{"operation": "lookup", "column": "Employees", "where": [{"column": "Site", "test": "is", "value": "Suzhou"}]}'
+    assert table_answer("Say the crew of Suzhou, please", hits_of(SITES), ScriptedChat([plan])) is not None
+    assert table_answer("Say the crew of Suzhou, 3 times, please", hits_of(SITES), ScriptedChat([plan])) is None
+
+
 def right(row):
     """Whether a question of the sample is answered, or refused, as it should be."""
     document = read_document(FOLDER / row["source"], row["source"])

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['OPERATIONS', 'TESTS', 'Condition', 'Plan', 'check_plan', 'select_rows', 'is_total', 'Figure', 'compute']
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c03
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c02
 import re
 from typing import NamedTuple
 
 from .grids import MONEY, Table, Value, column_values, unit_in
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c08
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c07
 OPERATIONS = ("lookup", "max", "min", "sum", "mean", "count", "difference", "share")
 TESTS = ("is", "holds", ">", ">=", "<", "<=")
 
@@ -46,7 +46,7 @@ def check_plan(
         if one.test != "is" and not isinstance(one.value, int | float): raise ValueError(f"{one.test!r} needs a number, got {one.value!r}")
     return plan
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c11
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c10
 def _holds(value: Value | None, test: str, wanted: float) -> bool:
     "Whether a value passes a test; a text never does."
     if value is None: return False
@@ -73,7 +73,7 @@ def select_rows(
         kept &= {place for place, row in enumerate(passed) if any(row)}
     return sorted(kept)
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c14
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c13
 _TOTAL = re.compile(r"(?:grand |sub)?(?:total|sum)\b|all\b|合计|总计|小计|共计", re.IGNORECASE)
 
 
@@ -94,12 +94,13 @@ def _comparable(table: Table, places: list[int], values: list) -> bool:
     units = {values[place].unit for place in places} | set().union(*(_money(table.rows[place]) for place in places))
     return len(units - {""}) < 2
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c17
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c16
 class Figure(NamedTuple):
     "What a plan gave."
     value: float | str  # a cell, word for word, or what was computed
     places: list[int]  # of the rows it rests on
     unit: str = ""
+    working: str = ""  # of a product: "60 × 172.50 = 10,350"
 
 
 def _lookup(table: Table, plan: Plan, places: list[int]) -> Figure | None:
@@ -118,7 +119,7 @@ def _extreme(table: Table, plan: Plan, places: list[int], values: list) -> Figur
     column = 0 if plan.named else table.headers.index(plan.columns[0])
     return Figure(", ".join(dict.fromkeys(table.rows[place][column] for place in kept)), kept)
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c18
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c17
 def _difference(table: Table, plan: Plan, places: list[int], values: list) -> Figure | None:
     "Between two columns of one row, or between two rows of one column; never negative."
     if len(plan.columns) == 2 and len(places) == 1:
@@ -136,7 +137,7 @@ def _share(table: Table, plan: Plan, places: list[int], values: list) -> Figure 
     if not plan.where or not whole or not _comparable(table, everything, values): return None
     return Figure(100 * sum(values[place].low for place in places) / whole, places)
 
-# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c19
+# %% ../../nbs/4_enterprise/03_5_plans.ipynb #c18
 def compute(
     table: Table,
     plan: Plan,

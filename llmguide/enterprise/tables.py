@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tables_of', 'whole_tables', 'about', 'plan_by_chat', 'TableAnswer', 'table_answer']
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c03
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c02
 import re
 import unicodedata
 from typing import NamedTuple
@@ -14,9 +14,10 @@ from .facts import numbers_in, stem
 from .grids import Table, read_tables, read_value, unit_in
 from .planner import WHICH, plan_by_rules, share_known, term_weights
 from .plans import OPERATIONS, TESTS, Condition, Figure, Plan, check_plan, compute, is_total, select_rows
+from .quantities import settle
 from ..prompting.structured import ask_json
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c08
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c07
 def tables_of(
     hits: list,  # of a search, best first
 ) -> list[Table]:
@@ -34,7 +35,7 @@ def tables_of(
                                   if (place := order.get((table.source, table.headings[:cut]))) is not None)  # fmt: skip
     return sorted(joined.values(), key=place_of)
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c11
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c10
 def whole_tables(
     hits: list,  # of a search, best first
     store,  # any store: the rest of each table is looked up there
@@ -49,7 +50,7 @@ def whole_tables(
         added += [part for part in parts if part.chunk.headings == hit.chunk.headings and part.chunk.text.startswith(header)]
     return [*hits, *{part.chunk.id: part for part in added if part.chunk.id not in known}.values()]
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c14
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c13
 _LEAST_KNOWN, _SURE, _LEAST_STRENGTH = 0.2, 3.0, 0.9  # chosen on the tables marked dev in handbook_questions/tables.csv
 _YEAR = re.compile(r"(?<![\d.,€$£¥])(?<!than )(?<!over )(?<!under )(?<![A-Z]{3} )(?:19|20)\d\d"
                    r"(?!\d|[.,]\d|\s?(?:[元块欧万人吨]|小时|euro|hour|h\b))")  # fmt: skip
@@ -73,13 +74,13 @@ def _asked_for(question: str) -> str:
                       "|多少([\u4e00-\u9fff]{1,2})", question, re.IGNORECASE)  # fmt: skip
     return next(filter(None, found.groups()), "") if found else ""
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c15
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c14
 def _knows(text: str, wanted: str) -> bool:
     "Whether a text in small letters holds one of the words, by its stem, or each of the Chinese characters."
     signs = [term for term in term_weights(wanted) if re.fullmatch("[\u4e00-\u9fff]", term)]
     return all(sign in text for sign in signs) if signs else any(stem(word) in text for word in re.findall("[a-z]{3,}", wanted.lower()))
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c16
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c15
 def about(
     question: str,
     table: Table,
@@ -96,7 +97,7 @@ def about(
     pairs = {term: weight for term, weight in term_weights(_ASKING.sub(" ", question)).items() if weight == 1}
     return share_known(pairs, given)
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c19
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c18
 _ASK = """Turn the question into a plan for this table. Don't answer it.
 Question: {question}
 Table: {headers}
@@ -123,7 +124,7 @@ def _said_condition(question: str, column: str, test: str, value: str) -> Condit
     if number is None or number.low not in spoken: raise ValueError(f"the question holds no {said!r}")
     return Condition(column, test, number.low)
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c20
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c19
 def plan_by_chat(
     question: str,
     table: Table,
@@ -137,7 +138,7 @@ def plan_by_chat(
         return check_plan(Plan(said["operation"], (said["column"],), where, bool(WHICH.search(question))), table)
     except ValueError: return None  # no JSON, a cell that isn't there, a number of its own
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c25
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c24
 class TableAnswer(NamedTuple):
     "What a table says, and by which rows."
     text: str  # a sentence
@@ -150,28 +151,38 @@ class TableAnswer(NamedTuple):
 _TOLD = {"en": {"lookup": "{label}, {column}: {value}", "max": "{label} – {column}: {cell}, the largest of {among}",
                 "min": "{label} – {column}: {cell}, the smallest of {among}", "sum": "{column}, {count} rows added: {value}",
                 "mean": "{column}, mean of {count} rows: {value}", "count": "{value}: {label}",
-                "difference": "{column}, difference ({label}): {value}", "share": "{label}: {value} of {column}"},
+                "difference": "{column}, difference ({label}): {value}", "share": "{label}: {value} of {column}",
+                "times": "{label}, {column}: {value}; discounts and taxes are not in it"},
          "zh": {"lookup": "{label}，{column}：{value}", "max": "{label}，{column}：{cell}，{among}行中最大",
                 "min": "{label}，{column}：{cell}，{among}行中最小", "sum": "{column}，{count}行合计：{value}",
                 "mean": "{column}，{count}行平均：{value}", "count": "{value}：{label}",
-                "difference": "{column}相差（{label}）：{value}", "share": "{label}占{column}的{value}"}}  # fmt: skip
+                "difference": "{column}相差（{label}）：{value}", "share": "{label}占{column}的{value}",
+                "times": "{label}，{column}：{value}；未计折扣和税"}}  # fmt: skip
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c26
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c25
 def _tell(question: str, table: Table, plan: Plan, found: Figure) -> TableAnswer:
     "The answer in the language of the question."
-    value = found.value if isinstance(found.value, str) else f"{found.value:,.2f}".rstrip("0").rstrip(".")
+    value = found.working or (found.value if isinstance(found.value, str) else f"{found.value:,.2f}".rstrip("0").rstrip("."))
     counted = isinstance(found.value, str) or plan.operation == "count"
     if not counted and found.unit and (plan.operation == "share" or not unit_in(plan.columns[0])): value += f" {found.unit}"
     rows, column = [table.rows[place] for place in found.places], " – ".join(plan.columns)
     among = sum(not is_total(table.rows[place]) for place in select_rows(table, plan.where))
-    manner = "lookup" if among == 1 and plan.operation in ("max", "min") else plan.operation  # the largest of one is that one
+    alone = plan.operation in ("max", "min") and among == 1 or plan.operation in ("sum", "mean") and len(rows) == 1
+    manner = "times" if found.working else "lookup" if alone else plan.operation  # the largest of one is that one
     parts = {"label": ", ".join(dict.fromkeys(row[0] for row in rows)), "column": column, "value": value, "count": len(rows),
              "among": among, "cell": rows[0][table.headers.index(plan.columns[0])]}
     language = "zh" if re.search("[\u4e00-\u9fff]", question) else "en"
     lines = tuple(table.lines[place] for place in found.places)
     return TableAnswer(_TOLD[language][manner].format(**parts), found.value, lines, table.source, plan)
 
-# %% ../../nbs/4_enterprise/03_tables.ipynb #c27
+
+def _answer(question: str, table: Table, plan: Plan) -> TableAnswer | None:
+    "What a plan gives, in words; None where it passes over a number of the question."
+    found = compute(table, plan)
+    settled = found and settle(question, table, plan, found)
+    return _tell(question, table, plan, settled) if settled else None
+
+# %% ../../nbs/4_enterprise/03_tables.ipynb #c26
 def table_answer(
     question: str,
     hits: list,  # of a search, best first; pass them through `whole_tables` where there is a store
@@ -184,9 +195,8 @@ def table_answer(
         plan, strength = plan_by_rules(question, table) or (None, 0)
         fit = strength + known - 0.02 * place  # of equals, the table that was found first
         if not plan or fit < strongest or (known < _LEAST_KNOWN and strength < _SURE): continue
-        if found := compute(table, plan): best, strongest = _tell(question, table, plan, found), fit
+        if told := _answer(question, table, plan): best, strongest = told, fit
     if best or not chat or not tables: return best
     table = max(tables, key=lambda pair: pair[1])[0]
     plan = plan_by_chat(question, table, chat)
-    found = plan and compute(table, plan)
-    return _tell(question, table, plan, found) if found else None
+    return _answer(question, table, plan) if plan else None
