@@ -373,13 +373,14 @@ def test_an_answer_that_is_not_certain_says_so_now_and_later(visit, service, mon
 
 @needs_chromium
 def test_a_refusal_that_is_opened_again_shows_its_nearest_passages(visit):
-    page = visit()
-    places = ask(page, "Who won the football world cup in 1974?").locator(".refused .place .name").all_inner_texts()
-    page.reload()
-    page.locator(".refused .place").first.wait_for()
-    assert page.locator(".refused .place .name").all_inner_texts() == places and places
-    page.locator(".refused button.place").first.click()
-    page.locator("#panel mark").wait_for()
+    for _ in ("the first time", "from the cache"):
+        page = visit()
+        places = ask(page, "Who won the football world cup in 1982?").locator(".refused .place .name").all_inner_texts()
+        page.reload()
+        page.locator(".refused .place").first.wait_for()
+        assert page.locator(".refused .place .name").all_inner_texts() == places and places
+        page.locator(".refused button.place").first.click()
+        page.locator("#panel mark").wait_for()
 
 
 @needs_chromium
