@@ -121,6 +121,16 @@ def test_an_answer_with_sources_for_its_reader(assistant):
     assert [each["role"] for each in kept] == ["user", "assistant"] * 2 and kept[1]["sources"] == done["sources"]
 
 
+@pytest.mark.parametrize("question, yes, no", [("Who washes the windows?", "Yes, please", "no"), ("窗户由谁来擦？", "需要", "不需要")])
+def test_the_offer_of_a_person_can_be_taken_up(assistant, question, yes, no):
+    """A newcomer said yes, and was refused again."""
+    offered, taken = talk_to(assistant, question, yes)
+    assert offered["refused"] and taken["state"] == "waiting" and taken["response"]
+    left = talk_to(assistant, question, no)[1]
+    assert (left["state"], left["refused"]) == ("bot", False) and left["response"]
+    assert talk_to(assistant, question, "What is the bonus?", yes)[2]["state"] == "bot"  # something else was said in between
+
+
 def test_a_yes_counts_only_behind_its_question(assistant):
     first = talk_to(assistant, "yes", "Please refund 20 EUR for BR-1005", "What is the bonus?", "yes")
     assert first[1]["pending"] and "paid back" not in first[3]["response"]  # something else was said in between

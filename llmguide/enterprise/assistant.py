@@ -157,6 +157,14 @@ def _in_a_row(turn: Turn, *beginnings: str) -> int:
     return known.index(False) if False in known else len(known)
 
 
+def _take_up(turn: Turn) -> Said | None:
+    "What becomes of the offer of a person; None where the message is no yes or no to it."
+    offers = tuple(each["offer"] for each in PHRASES.values())
+    if not turn.answers or not turn.answers[-1].endswith(offers): return None
+    if YES.fullmatch(turn.text): return Said("", hand_over="asked", trace=("a person: asked",))
+    return Said(PHRASES[turn.language]["alone"]) if NO.fullmatch(turn.text) else None
+
+# %% ../../nbs/4_enterprise/08_assistant.ipynb #c17once
 @patch
 def _at_once(self: Assistant, turn: Turn) -> Said | None:
     "What is said without the documents; None where they are to be asked."
@@ -164,7 +172,7 @@ def _at_once(self: Assistant, turn: Turn) -> Said | None:
     if self.guard and not (verdict := self.guard(turn.text)).allowed:
         return Said(verdict.reason(turn.language), refused=True, trace=(f"guard: {verdict.rule}",))
     if reason := wants_person(turn.text): return Said("", hand_over=reason, trace=(f"a person: {reason}",))
-    if decided := self._decide(turn): return decided
+    if decided := _take_up(turn) or self._decide(turn): return decided
     for pattern, name in ((HELLO, "hello"), (THANKS, "thanks")):
         if pattern.fullmatch(turn.text): return Said(phrases[name])
     return self._try_tools(turn) if self.tools else None

@@ -15,18 +15,19 @@ from .refuse import language_of
 # %% ../../nbs/4_enterprise/08_4_2_phrases.ipynb #c07
 HELLO = re.compile(r"\W*(?:hello|hi|hey|good (?:morning|afternoon|evening)|你好|您好|早上好|下午好|晚上好|在吗)[呀啊吗\W]*", re.I)
 THANKS = re.compile(r"\W*(?:thanks|thank you|thx|bye|goodbye|谢谢|多谢|再见)[^?？]{0,30}", re.I)
-YES = re.compile(r"\W*(?:yes|y|yep|sure|ok|okay|confirm(?:ed)?|go ahead|是|是的|好|好的|可以|确认|同意)(?:,? please|吧|了)?\W*", re.I)
-NO = re.compile(r"\W*(?:no|n|nope|cancel|stop|don't|不|不要|不用|不行|取消|算了)(?:,? (?:thanks|thank you)|了|吧|谢谢)?\W*", re.I)
+YES = re.compile(r"\W*(?:yes|y|yep|sure|ok|okay|confirm(?:ed)?|go ahead|是|是的|好|好的|可以|需要|确认|同意)(?:,? please|吧|了)?\W*", re.I)
+NO = re.compile(r"\W*(?:no|n|nope|cancel|stop|don't|不|不要|不用|不需要|不行|取消|算了)(?:,? (?:thanks|thank you)|了|吧|谢谢)?\W*", re.I)
 BACK = re.compile(r"\W*(?:bot|(?:go )?back to (?:the )?bot|(?:回到|转回)?机器人)(?:,? please|吧)?\W*", re.I)  # from who waits for a person
 
 # %% ../../nbs/4_enterprise/08_4_2_phrases.ipynb #c10
 PHRASES = {
     "en": {"hello": "Hello! Ask me about the documents.", "thanks": "You're welcome.", "offer": "Shall I ask a colleague?",
+           "alone": "All right. What else would you like to know?",
            "lacking": "I need one thing more: {}", "done": "Done.", "declined": "All right, nothing was changed.",
            "late": "There is nothing to confirm any more; please ask again.",
            "failed": "That didn't work just now: nothing more was done.", "nearest": "The nearest passage: {}.", "agent": "Write: agent",
            "back": "Here I am again: what would you like to know?"},
-    "zh": {"hello": "您好！请问想了解什么？", "thanks": "不客气。", "offer": "需要转接同事吗？",
+    "zh": {"hello": "您好！请问想了解什么？", "thanks": "不客气。", "offer": "需要转接同事吗？", "alone": "好的。您还想了解什么？",
            "lacking": "还需要您补充：{}", "done": "已完成。", "declined": "好的，没有做任何更改。",
            "late": "没有待确认的操作了，请重新提出。", "failed": "操作暂时没有成功，没有做其他更改。",
            "nearest": "最接近的段落：{}。", "agent": "请回复：人工", "back": "我回来了，请问想了解什么？"}}

@@ -167,7 +167,7 @@ def recommend(
     order = ["fits", *(["told apart"] if quality == "best" else []), "hours"]
     return table.sort_values(order, ascending=[name != "fits" for name in order]).drop(columns="told apart")
 
-
+# %% ../../nbs/1_finetuning/01_choose.ipynb #c22parts
 def _possible(model, name: str, batch: int, tokens: int, device: Device) -> Estimate | None:
     "An estimate, or None where the model's architecture has no place for the method."
     try: return estimate(model, name, batch, tokens, device)
