@@ -250,6 +250,16 @@ def test_steps_and_failures_are_measured(company):
     assert measured(ann, "errors_total", part="database") == failed + 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="rights are other things on Windows")
+def test_nobody_else_of_the_machine_looks_into_the_folder(tmp_path):
+    """Questions, uploads and titles lie there."""
+    class Idle:
+        async def stop(self): pass
+
+    asyncio.run(Parts(ServiceSettings(service_dir=tmp_path / "new" / "service"), Idle()).close())
+    assert (tmp_path / "new" / "service").stat().st_mode & 0o777 == 0o700
+
+
 def test_a_changed_audit_log_is_seen_in_the_metrics(home):
     class Idle:
         started = True

@@ -35,7 +35,7 @@ class ChatRequest(BaseModel):
     "A question."
     user_id: str = Field(min_length=1, max_length=200, description="With a key: the key's user.", examples=["local"])
     message: str = Field(min_length=1, max_length=8000, pattern=r"\S", description="The question, of at most 8000 characters.",
-                         examples=["How many days a week may I work from home?"])
+                         examples=["What is the policy on remote work?"])
     conversation: Id | None = Field(None, description="Left out: a new one begins.")
     stream: bool = Field(False, description="True: server-sent events sources, token (a sentence each), done, error.")
 

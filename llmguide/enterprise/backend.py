@@ -62,7 +62,7 @@ def _open(self: AnswerEngine, report: Callable) -> None:
         self.base = WatchedBase(store=self.settings.store_address, chat=self.chat, clean=self._clean)
         if self.settings.handbooks: self.base.add([self.handbooks], sync=True, report=report)
         elif self.handbooks: add_in_step(self.base, self.handbooks, report)
-    self.shelf = Shelf(self.base, self.names, self.settings.service_dir / "documents", self.database)
+    self.shelf = Shelf(self.base, self.names, self.settings.service_dir / "documents", self.database, self.handbooks)
     self.shelf.forget()
     self.base.query("How many days?", user=[])  # the first question loads the models: better now than with a caller
     self.current = CurrentDocuments(self.base.folder, self.names)

@@ -38,8 +38,9 @@ class Shelf:
         names: Names,
         uploads: Path,  # the folder whose files are deleted with their documents
         database: Engine,  # see open_database; its table is made if need be
+        in_step: Path | None = None,  # the folder that is read anew at every start; None: none is
     ):
-        self.base, self.names, self.uploads, self.database = base, names, uploads, database
+        self.base, self.names, self.uploads, self.database, self.in_step = base, names, uploads, database, in_step
         create_tables(database)
 
     def documents(
@@ -109,7 +110,7 @@ def delete(
     try: gone = self.base.delete_document(path)
     except RuntimeError: raise ServiceError(503, "documents are being written just now", "try again in a minute", wait=30) from None
     if Path(path).is_relative_to(self.uploads): Path(path).unlink(missing_ok=True)
-    else: self._note(path, entries[path].version)
+    elif self.in_step and Path(path).is_relative_to(self.in_step): self._note(path, entries[path].version)
     return gone
 
 

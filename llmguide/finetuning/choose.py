@@ -30,14 +30,16 @@ class Device:
     gflops: float  # billions of operations a second that training reaches
     process: float = 0.0  # MiB that a process takes before a model is loaded; on a GPU it is not on the card
     precision: str = "bfloat16"  # of frozen weights
+    moves: float = 1.0  # times faster than the machine of the fit at moving numbers
 
 
-def _card(name: str, memory: int, peak: int) -> Device: return Device(name, memory * 1e9 / 2**30, 0.4 * peak * 1e3)
+def _card(name: str, memory: int, peak: int, bandwidth: int) -> Device:
+    return Device(name, memory * 1e9 / 2**30, 0.4 * peak * 1e3, moves=bandwidth / 25)
 
 
-CARDS = {card.name: card for card in (  # GB, TFLOP/s in bfloat16, no sparsity; NVIDIA's data sheets
-    _card("L4", 24, 121), _card("RTX 4090", 24, 165), _card("A100 40 GB", 40, 312), _card("A100 80 GB", 80, 312),
-    _card("H100", 80, 989), _card("H200", 141, 989))}
+CARDS = {card.name: card for card in (  # GB, TFLOP/s in bfloat16 without sparsity, GB/s; NVIDIA's data sheets
+    _card("L4", 24, 121, 300), _card("RTX 4090", 24, 165, 1008), _card("A100 40 GB", 40, 312, 1555),
+    _card("A100 80 GB", 80, 312, 2039), _card("H100", 80, 989, 3350), _card("H200", 141, 989, 4800))}
 
 
 def this_machine() -> Device:
@@ -83,7 +85,8 @@ def estimate(
     s = sizes(model, chosen)
     weights = weight_bytes(s, chosen, device.precision)
     memory = device.process / 2**10 + float(weights + kept_numbers(s, chosen, batch, tokens) @ BYTES_KEPT) / 2**30
-    step = float(moved(s, chosen, batch, tokens, device.gflops) @ SECONDS_EACH)
+    products, *others = moved(s, chosen, batch, tokens, device.gflops) * SECONDS_EACH
+    step = float(products + sum(others) / device.moves)
     return Estimate(chosen.name, device.name, memory, weights / 2**30, step, batch * tokens / step, s.trained,
                     memory < 0.9 * device.memory)
 
