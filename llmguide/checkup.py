@@ -88,6 +88,9 @@ def checkup() -> dict:
     return {"machine": computer, "extras": extras(), "catalog": found, "problems": device + missing}
 
 # %% ../nbs/0_foundations/07_0_checkup.ipynb #c27
+_PROBED = "probed once; if the machine was busy then, delete speeds.json in the cache folder"
+
+
 def _machine_rows(computer: dict) -> list[tuple[str, str, str]]:
     precision = computer["precision"] and f"{computer['device']}, {computer['precision']}, {computer['gflops']:.0f} GFLOP/s"
     return [("Python", computer["python"], ""),
@@ -95,7 +98,7 @@ def _machine_rows(computer: dict) -> list[tuple[str, str, str]]:
             ("GPU", computer["gpu"] or "none", ""),
             ("memory", f"{computer['memory_gib'] or '?'} GiB", ""),
             ("free disk", f"{computer['disk_free_gib']} GiB", "" if computer["disk_free_gib"] > 5 else "make room: 5 GiB"),
-            ("device, precision", precision or "unknown", computer["problem"])]
+            ("device, precision", precision or "unknown", computer["problem"] or _PROBED)]
 
 
 def checkup_rows(
